@@ -1,0 +1,84 @@
+"""The array library of an argument, and the way of arrays between the host and a device.
+
+Formulas are written once, in the vocabulary that NumPy and torch share: operators, `@`, `swapaxes`, `sum(axis=…)`, and
+`library(array).where`, `exp`, `log`, `tanh`, … Their leading axes are runs: a stack of K runs is one more axis in front.
+"""
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = Any
+"""A `numpy.ndarray` or a `torch.Tensor`; shapes stand in the docstrings."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where arrays live: the library ("numpy" or "torch"), the device as torch names it, the floating-point type."""
+
+    library: str
+    device: str = "cpu"
+    dtype: str = "float32"
+
+
+def library(array: Array) -> Any:
+    """The module that `array` belongs to: `numpy` or `torch`. Never imports one."""
+    return sys.modules[type(array).__module__.partition(".")[0]]
+
+
+def put(values: np.ndarray, place: Place) -> Array:
+    """A copy of host `values` at `place`: floating-point numbers in its type, integers as they are."""
+    values = np.asarray(values)
+    values = values.astype(place.dtype if values.dtype.kind == "f" else values.dtype, copy=True)
+    if place.library == "numpy":
+        return values
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(values).reshape(values.shape)).to(place.device)
+
+
+def get(array: Array) -> np.ndarray:
+    """A copy of `array` on the host. Waits for the device that computes it."""
+    if type(array).__module__.startswith("torch"):
+        array = array.detach().cpu().numpy()
+    return np.array(array)
+
+
+def synchronize(place: Place) -> None:
+    """Wait until the device has done all that it was given. Nothing to wait for on a CPU."""
+    if not place.device.startswith("cpu"):
+        import torch
+
+        getattr(torch, place.device.partition(":")[0]).synchronize()
+
+
+def stack(arrays: list[Array]) -> Array:
+    """Arrays of one shape `s` as one of shape `(len(arrays), *s)`."""
+    return library(arrays[0]).stack(arrays)
+
+
+def zeros(shape: tuple[int, ...]) -> np.ndarray:
+    """Host zeros, float64."""
+    return np.zeros(shape)
+
+
+def cast(array: Array, like: Array) -> Array:
+    """`array` in the floating-point type of `like`."""
+    return array.astype(like.dtype) if library(array).__name__ == "numpy" else array.to(like.dtype)
+
+
+def per_run(value: Array, array: Array) -> Array:
+    """A value of each run, (K,), shaped (K, 1, …, 1) to broadcast against `array`, (K, …). One number stays as it is."""
+    runs = getattr(value, "shape", ())
+    return value.reshape(tuple(runs) + (1,) * (array.ndim - 1)) if len(runs) else value
+
+
+def gather(array: Array, rows: Array) -> Array:
+    """The `rows`, (B,) or (K, B), of `array`, (N, D) or (K, N, D): (B, D) or (K, B, D)."""
+    if array.ndim == 2:
+        return array[rows]
+    xp = library(array)
+    take = xp.take_along_axis if xp.__name__ == "numpy" else xp.take_along_dim
+    return take(array, rows[..., None], -2)

@@ -1,0 +1,204 @@
+"""From a composed configuration to typed parts: every key checked, every class allowed, then instantiated.
+
+With `__main__` and the sweeper plugin, the only place that knows Hydra and OmegaConf.
+"""
+
+import importlib
+import sys
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+
+from exp.devices import Device
+from exp.errors import MISSING, InputError, listed, nearest
+from exp.experiment import Experiment
+from exp.losses import Loss
+from exp.methods.base import Method
+from exp.naming import run_name
+from exp.network import Network
+from exp.optimizers import Optimizer
+from exp.precisions import Precision
+from exp.problems import Problem
+from exp.tasks.base import Task
+from exp.tracking.settings import Tracker
+from exp.training import Training
+
+GROUPS: dict[str, type] = {
+    "method": Method,
+    "device": Device,
+    "precision": Precision,
+    "problem": Problem,
+    "network": Network,
+    "loss": Loss,
+    "optimizer": Optimizer,
+    "training": Training,
+    "tracker": Tracker,
+    "task": Task,
+}
+"""The groups of `conf/` and what each choice's `_target_` must be a kind of."""
+
+PRESETS = ("experiment", "debug")
+"""Groups whose choices only change other keys."""
+
+
+@dataclass(kw_only=True)
+class TopLevel:
+    """The keys outside every group."""
+
+    seed: int
+    threads: int
+    name: str | None
+    runs: str
+
+
+def conf_folder() -> Path:
+    """`conf/` inside the installed package, or at the top of the checkout."""
+    installed = Path(__file__).parent / "conf"
+    return installed if (installed / "config.yaml").is_file() else Path(__file__).parents[2] / "conf"
+
+
+def compose(overrides: list[str], config_dir: str | Path | None = None) -> tuple[DictConfig, dict[str, Any], list[str]]:
+    """The configuration, the choices of its groups, and the overrides, composed outside `hydra.main`."""
+    from exp.config_errors import explained
+
+    GlobalHydra.instance().clear()
+    extra = []
+    if config_dir is not None:
+        if not Path(config_dir).is_dir():
+            raise InputError("config_dir", config_dir, "no such folder")
+        add_import_paths(config_dir)
+        extra = [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"]
+    with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3", job_name="exp"), explained(overrides):
+        whole = hydra.compose("config", [*overrides, *extra], return_hydra_config=True)
+        choices = dict(whole.hydra.runtime.choices)
+    return whole, choices, overrides
+
+
+def add_import_paths(config_dir: str | Path) -> None:
+    """The user's own classes are imported from beside their YAML files, or from the working directory."""
+    for path in (str(Path.cwd()), str(Path(config_dir).absolute())):
+        if path not in sys.path:
+            sys.path.insert(0, path)
+
+
+def instantiate(config: DictConfig, choices: dict[str, Any], overrides: list[str]) -> tuple[Experiment, Task]:
+    """The experiment and its task. Raises `InputError` for a key, a type, a value or a class that cannot be."""
+    config = OmegaConf.create({key: node for key, node in config.items_ex(resolve=False) if key != "hydra"})
+    unknown = next((key for key in config if key not in (*GROUPS, *_names(TopLevel))), None)
+    if unknown is not None:
+        raise _unknown_key(str(unknown), config._get_node(unknown), [*GROUPS, *_names(TopLevel)])
+    try:
+        OmegaConf.resolve(config)
+    except OmegaConfBaseException as error:
+        raise InputError(str(error.full_key or "configuration"), MISSING, str(error.msg).splitlines()[0]) from None
+    checked = {group: _checked(group, config.get(group), kind) for group, kind in GROUPS.items()}
+    top = _typed("", TopLevel, OmegaConf.create({name: config.get(name) for name in _names(TopLevel)}))
+    parts = {group: _instantiated(group, node) for group, node in checked.items()}  # the chosen trainer's parts
+    task = parts.pop("task")
+    top["name"] = top["name"] or run_name(choices["method"], overrides)
+    named = {group: str(choices[group]) for group in GROUPS if group != "task"}
+    plain = {name: OmegaConf.to_container(node) for name, node in checked.items()}
+    return Experiment(**parts, **top, choices=named, config=plain | top), task
+
+
+def _names(schema: type) -> list[str]:
+    return [field.name for field in fields(schema)]
+
+
+def _checked(group: str, node: Any, kind: type) -> DictConfig:
+    """The node of a group, typed by the constructor that its `_target_` names."""
+    if not OmegaConf.is_dict(node):
+        raise InputError(group, node, f"choose {listed(choices_of(group))}")
+    if not isinstance(target := node.get("_target_"), str):
+        raise InputError(f"{group}._target_", MISSING, f"is missing; it names the class, a kind of {kind.__name__}")
+    values = OmegaConf.create({key: value for key, value in node.items_ex(resolve=False) if key != "_target_"})
+    typed = _typed(group, _located(group, target, kind), values)
+    return OmegaConf.create({"_target_": target, **typed})
+
+
+def choices_of(group: str) -> list[str]:
+    """The choices of a group that `conf/` ships."""
+    return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
+
+
+def _located(group: str, target: str, kind: type) -> type:
+    """The class of this dotted name; only a kind of `kind` is ever called."""
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        where = f"cannot be imported ({error}); classes of your own lie in the folder of --config-dir"
+        raise InputError(f"{group}._target_", target, where) from None
+    if not (isinstance(found, type) and issubclass(found, kind) and hasattr(found, "__dataclass_fields__")):
+        raise InputError(f"{group}._target_", target, f"allowed: a dataclass that is a kind of {kind.__module__}.{kind.__name__}")
+    return found
+
+
+def _typed(group: str, schema: type, values: DictConfig) -> dict[str, Any]:
+    """`values` by the types of the constructor; missing keys by its defaults."""
+    prefix = f"{group}." if group else ""
+    typed = OmegaConf.structured(schema)
+    for key, value in values.items():
+        if key not in _names(schema):
+            raise _unknown_key(f"{prefix}{key}", value, [f"{prefix}{name}" for name in _names(schema)])
+        if isinstance(value, bool) and bool not in set(_leaf_types(schema, str(key))):
+            raise InputError(f"{prefix}{key}", str(value).lower(), f"allowed: {_allowed(schema, str(key))}")
+        try:
+            typed[key] = value
+        except (ValidationError, ConfigKeyError):
+            raise InputError(f"{prefix}{key}", value, f"allowed: {_allowed(schema, str(key))}") from None
+    if missing := sorted(OmegaConf.missing_keys(typed)):
+        key = f"{prefix}{missing[0]}"
+        raise InputError(key, MISSING, f"is missing; give {key}=… ({_allowed(schema, missing[0])})")
+    plain = OmegaConf.to_container(typed)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _instantiated(group: str, node: DictConfig) -> Any:
+    try:
+        return hydra.utils.instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__.under(group) from None
+        reason = error.__cause__ or error
+        raise InputError(f"{group}._target_", node._target_, f"{type(reason).__name__}: {reason}") from None
+
+
+def _leaf_types(schema: type, key: str) -> Iterator[type]:
+    """The types in an annotation such as `list[int] | None`."""
+    pending = [typing.get_type_hints(schema)[key]]
+    while pending:
+        hint = pending.pop()
+        pending += typing.get_args(hint)
+        yield hint
+
+
+def _allowed(schema: type, key: str) -> str:
+    """An annotation in words."""
+    hint = typing.get_type_hints(schema)[key]
+    optional = type(None) in typing.get_args(hint) and isinstance(hint, types.UnionType)
+    hint = next(part for part in typing.get_args(hint) if part is not type(None)) if optional else hint
+    words = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        list[int]: "a list of whole numbers, such as [64,32]",
+        list[float]: "a list of numbers, such as [0.9,0.999]",
+        list[str]: "a list of names, such as [age,bmi]",
+    }
+    return words.get(hint, str(hint)) + (" or null" if optional else "")
+
+
+def _unknown_key(key: str, value: Any, known: list[str]) -> InputError:
+    return InputError(key, MISSING if OmegaConf.is_config(value) else value, f"no such key; nearest: {listed(nearest(key, known)[:3])}")

@@ -1,0 +1,65 @@
+"""The environment of a run: versions, hardware, libraries, the commit of the code."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from threadpoolctl import threadpool_info
+
+
+def environment(torch_device: str | None) -> dict[str, Any]:
+    """What a reader needs to judge or repeat a run. `torch_device` is None for a run that uses no torch."""
+    packages = ("exp", "hydra-core", "numpy", "torch", "mlflow") if torch_device else ("exp", "hydra-core", "numpy", "mlflow")
+    return {
+        "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "gpu": _gpu(torch_device),
+        "blas": [_library(pool) for pool in threadpool_info()],
+        "git": _git(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def _library(pool: dict[str, Any]) -> dict[str, Any]:
+    return {key: pool.get(key) for key in ("user_api", "internal_api", "version", "architecture")}
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _gpu(torch_device: str | None) -> dict[str, Any] | None:
+    if torch_device is None or not torch_device.startswith("cuda"):
+        return None
+    import torch
+
+    properties = torch.cuda.get_device_properties(torch_device)
+    return {
+        "name": properties.name,
+        "memory_bytes": properties.total_memory,
+        "capability": f"{properties.major}.{properties.minor}",
+        "cuda": torch.version.cuda,
+    }
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit and dirtiness of the working directory's repository; None outside one."""
+
+    def ask(*words: str) -> str:
+        return subprocess.run(["git", *words], capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+
+    try:
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

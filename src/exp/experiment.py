@@ -1,0 +1,130 @@
+"""One run, typed: the chosen parts, whether they can work together, and the method started in its place."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from exp.activations import ACTIVATIONS
+from exp.arrays import Place
+from exp.devices import Auto, Device
+from exp.errors import InputError, require
+from exp.losses import Loss
+from exp.methods.base import Method
+from exp.network import Network, forward
+from exp.optimizers import Optimizer
+from exp.precisions import Precision
+from exp.problems import Data, Problem
+from exp.run_folder import require_writable
+from exp.seeds import digest, generator
+from exp.state import State
+from exp.tracking.settings import Tracker
+from exp.training import Training
+
+
+class Unsupported(InputError):
+    """The parts are right but cannot run together here: a sweep skips the combination."""
+
+
+@dataclass(kw_only=True)
+class Experiment:
+    """The parts that the configuration chose. `choices` are their names in it, `config` is the resolved whole."""
+
+    method: Method
+    device: Device
+    precision: Precision
+    problem: Problem
+    network: Network
+    loss: Loss
+    optimizer: Optimizer
+    training: Training
+    tracker: Tracker
+    seed: int
+    threads: int
+    name: str
+    runs: str
+    choices: dict[str, str] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, "seed", self.seed, "a whole number >= 0")
+        require(self.threads >= 1, "threads", self.threads, "a whole number >= 1")
+
+    def check(self) -> Data:
+        """Everything that can be known before the first step; returns the data. Creates nothing.
+
+        Raises `InputError`, or `Unsupported` for a combination that cannot run on this machine. Imports no torch unless
+        the device is one that only torch can look for.
+        """
+        self.tracker.address()
+        require_writable(self.runs)
+        if (reason := self._unsupported(self._first_device())) is not None:
+            raise reason
+        if not isinstance(self.device, Auto) and (absent := self.device.absent()):
+            raise Unsupported("device", self.choices["device"], absent)
+        data = self.problem.load()
+        self.training.check(len(data.train.inputs))
+        if self.loss.needs_classes and data.classes is None:
+            hint = "problem.classes=true if the target holds class labels, else " if hasattr(self.problem, "classes") else ""
+            problem = f"needs class labels, and problem={self.choices['problem']} has numbers to predict"
+            raise InputError("loss", self.choices["loss"], f"{problem}; use {hint}loss=mean_squared_error")
+        return data
+
+    def resolve_device(self) -> Device:
+        """The device itself, or for `auto` the best that is here and that the method supports. Recorded as resolved."""
+        if isinstance(self.device, Auto):
+            possible = (
+                device
+                for device in self.device.candidates(self.method.library)
+                if self._unsupported(device) is None and device.absent() is None
+            )
+            if (chosen := next(possible, None)) is None:
+                raise self._unsupported(self._first_device()) or AssertionError("a CPU is always here")
+            self.device = chosen
+            self.choices["device"] = chosen.name
+            self.config["device"] = {"_target_": f"{type(chosen).__module__}.{type(chosen).__qualname__}"} | vars(chosen)
+        return self.device
+
+    def start(self, data: Data, device: Device) -> tuple[State, Place]:
+        """Start the method from the seed's initial weights; returns that state, in float64, and where it computes."""
+        inputs, outputs = data.train.inputs.shape[1], data.train.targets.shape[1]
+        params = self.network.initial_params(inputs, outputs, lambda layer: generator(self.network.seed, "network", layer))
+        state = State(params, self.optimizer.slots(params), np.array(0, dtype=np.int64))
+        place = Place(self.method.library, device.torch_name, self.precision.dtype)
+        self.method.start(
+            network=self.network,
+            loss=self.loss,
+            optimizer=self.optimizer,
+            constants=self.optimizer.constants(),
+            state=state,
+            place=place,
+        )
+        return state, place
+
+    def dead_layers(self, params: dict[str, np.ndarray], data: Data) -> list[str]:
+        """The hidden ReLU layers of which no unit is active for any row of the training split: nothing trains them."""
+        if self.network.activation != "relu":
+            return []
+        pre, _ = forward(params, data.train.inputs, ACTIVATIONS["relu"])
+        return [f"layer{number}" for number, z in enumerate(pre[:-1], start=1) if not (z > 0).any()]
+
+    def _first_device(self) -> Device:
+        """The device to ask the method about before torch is there: `auto` ends at the last candidate."""
+        return self.device.candidates(self.method.library)[-1] if isinstance(self.device, Auto) else self.device
+
+    def _unsupported(self, device: Device) -> Unsupported | None:
+        reason = self.method.unsupported(
+            device=device.name,
+            precision=self.precision.name,
+            network=self.network,
+            loss=self.loss,
+            optimizer=self.optimizer,
+        )
+        named = {"device": device.name, "precision": self.precision.name}
+        where = " ".join(f"{key}={name}" for key, name in named.items())
+        return Unsupported("method", f"{self.choices['method']} {where}", reason) if reason else None
+
+
+def weights_digest(state: State) -> str:
+    """SHA-256 of the initial parameters, float64."""
+    return digest(dict(state.params))

@@ -1,0 +1,122 @@
+"""The contract of a method: one training step, that is forward, loss, backward and update.
+
+A method never synchronises, never draws a random number, and knows no loop, no tracker and no other method. Its torch
+is imported where it is used, so that choosing and checking a method stays fast.
+"""
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from exp.activations import ACTIVATIONS, Activation
+from exp.arrays import Array, Place, gather, get, put, stack
+from exp.losses import Loss
+from exp.network import Network, forward
+from exp.optimizers import Optimizer
+from exp.state import State
+
+
+@dataclass(frozen=True)
+class Block:
+    """Steps `first` … `first + steps − 1`. `rows` are their mini-batches, (steps, B) or (K, steps, B); None: all rows."""
+
+    first: int
+    steps: int
+    rows: np.ndarray | None = None
+
+
+@dataclass(kw_only=True)
+class Method(abc.ABC):
+    """One implementation of a training step. `library` says whose arrays it computes with: "numpy" or "torch"."""
+
+    library: ClassVar[str] = "torch"
+
+    def unsupported(self, *, device: str, precision: str, network: Network, loss: Loss, optimizer: Optimizer) -> str | None:
+        """Why this combination cannot run, in a sentence that names what would; None where it can.
+
+        `device` is "cpu", "cuda" or "mps", `precision` "fp32" or "fp64".
+        """
+        if self.library == "numpy" and device != "cpu":
+            return "NumPy computes on the CPU; use device=cpu, or method=tensor for the same step on this device"
+        if device == "mps" and precision == "fp64":
+            return "mps has no float64; use precision=fp32 or device=cpu"
+        return None
+
+    @abc.abstractmethod
+    def start(
+        self,
+        *,
+        network: Network,
+        loss: Loss,
+        optimizer: Optimizer,
+        constants: Mapping[str, Any],
+        state: State,
+        place: Place,
+    ) -> None:
+        """Take over a canonical host `state`. `constants` are the optimizer's, numbers or (K,) for a stack of K runs."""
+
+    @abc.abstractmethod
+    def step(self, x: Array, y: Array) -> Array:
+        """One training step on x, (N, inputs), and y, (N, outputs): the loss before the update, on the device.
+
+        May overwrite the method's own state, never x or y.
+        """
+
+    @abc.abstractmethod
+    def predict(self, x: Array) -> Array:
+        """The network's output for x, (N, inputs): (N, outputs), on the device."""
+
+    @abc.abstractmethod
+    def export(self) -> State:
+        """The canonical state: NumPy arrays on the host, a copy."""
+
+    def steps(self, x: Array, y: Array, block: Block, place: Place) -> Array:
+        """The losses of a block of steps, (steps,) or (steps, K), on the device. x and y are all rows, at `place`."""
+        if block.rows is None:
+            return stack([self.step(x, y) for _ in range(block.steps)])
+        rows = put(block.rows, place)
+        batches = (rows[..., step, :] for step in range(block.steps))
+        return stack([self.step(gather(x, batch), gather(y, batch)) for batch in batches])
+
+
+@dataclass(kw_only=True)
+class ArrayMethod(Method):
+    """A method that is one pure function on arrays: `transition`. Leading axes are runs, so K states train K runs."""
+
+    def start(
+        self,
+        *,
+        network: Network,
+        loss: Loss,
+        optimizer: Optimizer,
+        constants: Mapping[str, Any],
+        state: State,
+        place: Place,
+    ) -> None:
+        self.activation: Activation = ACTIVATIONS[network.activation]
+        self.loss, self.optimizer = loss, optimizer
+        self.constants = {
+            key: float(value) if np.ndim(value) == 0 else put(np.asarray(value), place) for key, value in constants.items()
+        }
+        self.state = state.map(lambda array: put(array, place))
+
+    @abc.abstractmethod
+    def transition(self, state: State, x: Array, y: Array) -> tuple[Array, State]:
+        """The loss of this state on (x, y), and the state after one update."""
+
+    def update(self, state: State, grads: dict[str, Array]) -> State:
+        """The state after one update by the optimizer, given the gradient of every parameter."""
+        return self.optimizer.update(state, grads, self.constants)
+
+    def step(self, x: Array, y: Array) -> Array:
+        loss, self.state = self.transition(self.state, x, y)
+        return loss
+
+    def predict(self, x: Array) -> Array:
+        return forward(self.state.params, x, self.activation)[1][-1]
+
+    def export(self) -> State:
+        return self.state.map(get)

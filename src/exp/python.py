@@ -1,0 +1,35 @@
+"""`exp.run` and `exp.data`: the command line's work from Python."""
+
+import atexit
+from pathlib import Path
+
+from exp.configuration import compose, instantiate
+from exp.problems import Data
+from exp.recorded import Run
+from exp.report import Silence
+from exp.run_folder import mark_killed
+from exp.tasks.train import Train, record
+from exp.tracking.links import follow_up
+from exp.tracking.uploader import close_shared_uploader
+
+
+def run(*overrides: str, config_dir: str | Path | None = None) -> Run:
+    """See `exp.run`."""
+    experiment, task = instantiate(*compose(list(overrides), config_dir))
+    if not isinstance(task, Train):
+        raise ValueError(f"run() trains; it has no task={experiment.choices['task']}")
+    atexit.register(close_shared_uploader)
+    data = experiment.check()
+    mark_killed(experiment.runs)
+    folder = record(experiment, data, Silence())
+    if experiment.tracker.address():
+        follow_up(experiment, [folder])
+    if (status := folder.status())["status"] == "FAILED":
+        raise RuntimeError(f"{status['error']} (traceback in {folder.path}/error.txt)")
+    return Run(folder.path)
+
+
+def data(*overrides: str, config_dir: str | Path | None = None) -> Data:
+    """See `exp.data`."""
+    experiment, _ = instantiate(*compose(list(overrides), config_dir))
+    return experiment.problem.load()

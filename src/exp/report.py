@@ -1,0 +1,105 @@
+"""What a person sees of a run: a header, the falling loss, the final table."""
+
+import re
+import sys
+from collections.abc import Sequence
+from math import ceil
+from typing import Any
+
+from exp.experiment import Experiment
+from exp.problems import Data
+from exp.training import Curve
+
+
+class Report:
+    """Plain lines on standard output, about ten for any length of run; on a terminal a bar takes the place of most."""
+
+    def __init__(self, *, title: str | None = None):
+        self._title = title
+        self._progress: Any = None
+        self._said = -1
+
+    def begin(self, experiment: Experiment, data: Data) -> None:
+        """What is about to run, said before anything slow is imported."""
+        rows, inputs = data.train.inputs.shape
+        widths = " → ".join(map(str, experiment.network.widths(inputs, data.train.targets.shape[1])))
+        steps = experiment.training.total_steps(rows)
+        choices = experiment.choices
+        parts = [
+            f"{choices['method']} {choices['precision']}",
+            f"{choices['problem']} {rows} × {widths}",
+            choices["loss"],
+            f"{choices['optimizer']} lr={short(experiment.optimizer.lr)}",
+            f"{steps} steps",
+            f"seed {experiment.seed}",
+        ]
+        self.say(self._title or ", ".join(parts))
+        self._total, self._cadence = steps, max(experiment.training.log_cadence(rows), ceil(steps / 5) if self._title else 0)
+        if sys.stdout.isatty():
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+            self._progress = Progress(*columns, transient=True)
+            self._progress.start()
+            self._task = self._progress.add_task("", total=steps)
+
+    def progress(self, curve: Curve) -> None:
+        """The loss so far."""
+        last = len(curve.train_loss) - 1
+        if last < 0:
+            return
+        if self._progress:
+            self._progress.update(self._task, completed=last + 1, description=f"train/loss {number(curve.train_loss[-1])}")
+        elif self._title is None and (last // self._cadence > self._said // self._cadence or last == self._total - 1):
+            due = last if last == self._total - 1 else last // self._cadence * self._cadence
+            self._said = last
+            self.say(f"step {due:>{len(str(self._total))}}  train/loss {number(curve.train_loss[due])}{_latest(curve)}")
+
+    def end(self) -> None:
+        """No more progress: the bar goes."""
+        if self._progress:
+            self._progress.stop()
+            self._progress = None
+
+    def say(self, line: str) -> None:
+        print(line, flush=True)
+
+
+class Silence(Report):
+    """Nothing is printed: for notebooks."""
+
+    def begin(self, experiment: Experiment, data: Data) -> None: ...
+
+    def progress(self, curve: Curve) -> None: ...
+
+    def say(self, line: str) -> None: ...
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table, never wrapped or cut."""
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        grid.add_column(column, no_wrap=True, justify="right" if column in _NUMBERS else "left")
+    for row in rows:
+        grid.add_row(*row)
+    Console(width=max(200, sum(map(len, columns)) * 3), highlight=False, soft_wrap=True).print(grid)
+
+
+_NUMBERS = ("first loss", "final loss", "valid accuracy", "valid r2", "valid loss", "seconds")
+
+
+def number(value: float | None) -> str:
+    """Four significant digits: as many as float32 sums in different orders agree on."""
+    return "–" if value is None else short(float(f"{value:.3e}"), ".3e" if not 1e-3 <= abs(value) < 1e6 and value else ".4g")
+
+
+def short(value: float, form: str = "g") -> str:
+    """1e-6 rather than 1e-06."""
+    return re.sub(r"e([+-])0*(\d)", lambda exponent: f"e{exponent[1].replace('+', '')}{exponent[2]}", format(value, form))
+
+
+def _latest(curve: Curve) -> str:
+    return "".join(f"  valid/{name} {number(values[-1])}" for name, values in curve.valid.items())

@@ -1,0 +1,169 @@
+"""The run folder: the truth about a run. Everything else, MLflow too, is told from it.
+
+    config.yaml          the resolved configuration
+    status.json          name, status, choices, digests, metrics, where it is tracked; replaced as a whole
+    curve.npz            `train/loss` of every step, `valid/…`, with times
+    environment.json     versions, hardware, libraries, commit
+    problem.json         what turns the user's units into the network's
+    initial.safetensors, final.safetensors    the state, by canonical names
+    error.txt            the traceback of a run that failed
+    tracking.json        what the tracking server already has (kept by the uploader)
+    .lock                locked for as long as the run is alive
+"""
+
+import fcntl
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from exp.errors import InputError
+from exp.state import State
+
+
+class RunFolder:
+    """One run's folder. The process that creates it holds its lock until `release`."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        self._lock: int | None = None
+
+    @classmethod
+    def create(cls, runs: Path | str, name: str) -> "RunFolder":
+        """A new locked folder `<time>-<name>-<hex>` under `runs`. Raises `InputError` where it cannot be made."""
+        slug = re.sub(r"[^A-Za-z0-9.=+_-]+", "-", name).strip("-.")[:60] or "run"
+        path = Path(runs) / f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}-{secrets.token_hex(3)}"
+        try:
+            path.mkdir(parents=True)
+            folder = cls(path)
+            folder._lock = os.open(path / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+        except OSError as error:
+            raise unwritable(runs, error) from None
+        fcntl.flock(folder._lock, fcntl.LOCK_EX)
+        return folder
+
+    def release(self) -> None:
+        """The run is over: its lock is free."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether a process holds the lock."""
+        try:
+            lock = os.open(self.path / ".lock", os.O_RDWR)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(lock)
+        return False
+
+    def status(self) -> dict[str, Any]:
+        """The content of status.json; empty for a folder that has none (yet)."""
+        return _read_json(self.path / "status.json")
+
+    def update_status(self, **changes: Any) -> dict[str, Any]:
+        """Replace status.json with these changes; returns it."""
+        status = self.status() | changes
+        self._replace("status.json", json.dumps(status, indent=2).encode())
+        return status
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        self._replace(name, json.dumps(content, indent=2).encode())
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        return _read_json(self.path / name)
+
+    def write_text(self, name: str, text: str) -> None:
+        self._replace(name, text.encode())
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        self._replace("config.yaml", yaml.safe_dump(dict(config), sort_keys=False).encode())
+
+    def config(self) -> dict[str, Any]:
+        return yaml.safe_load((self.path / "config.yaml").read_text())
+
+    def write_curve(self, arrays: Mapping[str, np.ndarray]) -> None:
+        unfinished = self.path / ".curve.npz"
+        with unfinished.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        unfinished.replace(self.path / "curve.npz")
+
+    def curve(self) -> dict[str, np.ndarray]:
+        """The arrays of curve.npz; empty before the first was written."""
+        try:
+            with np.load(self.path / "curve.npz", allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+        except FileNotFoundError:
+            return {}
+
+    def write_state(self, name: str, state: State) -> None:
+        """`name` is "initial" or "final"."""
+        from safetensors.numpy import save
+
+        arrays = {key: np.ascontiguousarray(array) for key, array in state.named().items()}
+        self._replace(f"{name}.safetensors", save(arrays))
+
+    def state(self, name: str) -> State | None:
+        """The state called `name`; None where the run left none (it blew up, or did not finish)."""
+        from safetensors.numpy import load_file
+
+        path = self.path / f"{name}.safetensors"
+        return State.from_named(load_file(path)) if path.exists() else None
+
+    def _replace(self, name: str, content: bytes) -> None:
+        unfinished = self.path / f".{name}.{os.getpid()}"
+        unfinished.write_bytes(content)
+        unfinished.replace(self.path / name)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return {}
+
+
+def run_folders(runs: Path | str) -> list[RunFolder]:
+    """The run folders under `runs`, oldest first."""
+    runs = Path(runs)
+    if not runs.is_dir():
+        return []
+    return [RunFolder(path) for path in sorted(runs.iterdir()) if (path / "status.json").is_file()]
+
+
+def mark_killed(runs: Path | str) -> list[RunFolder]:
+    """Runs that still say RUNNING but whose process is gone are KILLED from now on; returns them."""
+    killed = []
+    for folder in run_folders(runs):
+        if folder.status().get("status") == "RUNNING" and not folder.alive and folder.status().get("status") == "RUNNING":
+            folder.update_status(status="KILLED", ended=time.time())
+            killed.append(folder)
+    return killed
+
+
+def require_writable(runs: Path | str) -> None:
+    """Raise `InputError` unless run folders can be made under `runs`; makes nothing."""
+    existing = Path(runs).absolute()
+    while not existing.exists() and not existing.is_symlink():
+        existing = existing.parent
+    if not existing.is_dir():
+        raise InputError("runs", runs, f"{existing} is not a folder; give another with runs=…")
+    if not os.access(existing, os.W_OK | os.X_OK) or os.statvfs(existing).f_flag & os.ST_RDONLY:
+        raise InputError("runs", runs, f"{existing} is not writable; give another with runs=…")
+
+
+def unwritable(runs: Path | str, error: OSError) -> InputError:
+    return InputError("runs", runs, f"cannot be written ({error.strerror}); give another folder with runs=…")

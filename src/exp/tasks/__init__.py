@@ -1,0 +1,1 @@
+"""Tasks: what to do with the chosen experiment. `base` holds the contract; every other file is one task."""

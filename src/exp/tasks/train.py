@@ -1,0 +1,178 @@
+"""task=train: train the method once, keep everything in the run folder, tell MLflow."""
+
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exp.conditions import controlled
+from exp.environment import environment
+from exp.experiment import Experiment, weights_digest
+from exp.interruption import interrupted
+from exp.problems import Data
+from exp.report import Report, number, table
+from exp.run_folder import RunFolder, mark_killed
+from exp.tasks.base import Task
+from exp.tracking.links import follow_up
+from exp.tracking.uploader import shared_uploader
+from exp.training import Curve, train
+
+FLUSH_SECONDS = 2.0
+"""How often a running curve is written, and sent on."""
+
+
+@dataclass(kw_only=True)
+class Train(Task):
+    """Train once."""
+
+    trains = True
+
+    def __call__(self, experiment: Experiment) -> int:
+        data = experiment.check()
+        report = Report()
+        report.begin(experiment, data)
+        mark_killed(experiment.runs)
+        folder = record(experiment, data, report)
+        status = folder.status()
+        if status["status"] == "FINISHED":
+            columns = ("method", "device", "precision", "first loss", "final loss", *valid_columns([status]), "seconds")
+            table(columns, [[status_cell(status, column) for column in columns]])
+        for line in follow_up(experiment, [folder]):
+            report.say(line)
+        return 1 if status["status"] == "FAILED" else 0
+
+
+def record(experiment: Experiment, data: Data, report: Report, **status: Any) -> RunFolder:
+    """Train a checked experiment and return its folder, whatever became of the run.
+
+    An error of the run itself is recorded (FAILED) and said; Ctrl-C and SIGTERM are recorded (KILLED) and raised again.
+    """
+    address = experiment.tracker.address()
+    if address:
+        shared_uploader()  # imports MLflow while this process imports torch
+    device = experiment.resolve_device()
+    folder = RunFolder.create(experiment.runs, experiment.name)
+    try:
+        folder.write_config(experiment.config)
+        begun = {"name": experiment.name, "status": "RUNNING", "started": time.time(), "ended": None}
+        folder.update_status(**begun, choices=experiment.choices, tracking=address, **status)
+        _send(folder, address)
+        try:
+            ended = _train(experiment, data, device.torch_name, folder, report, address)
+        except Exception as error:
+            folder.write_text("error.txt", traceback.format_exc())
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            report.end()
+            report.say(f"failed: {reason} ({Path(where.filename).name} line {where.lineno}; {folder.path}/error.txt)")
+            ended = {"status": "FAILED", "error": reason}
+        folder.update_status(ended=time.time(), **ended)
+    except BaseException as error:
+        report.end()
+        if interrupted(error):
+            folder.update_status(status="KILLED", ended=time.time())
+        raise
+    finally:
+        report.end()
+        folder.release()
+        _send(folder, address)
+    return folder
+
+
+def _train(
+    experiment: Experiment, data: Data, torch_device: str, folder: RunFolder, report: Report, address: dict[str, str] | None
+) -> dict[str, Any]:
+    """The run proper; returns what its status says of it at the end."""
+    library = experiment.method.library
+    with controlled(experiment.threads, library) as conditions:
+        state, place = experiment.start(data, experiment.device)
+        digests = {"data": data.digest(), "weights": weights_digest(state)}
+        folder.update_status(digests=digests)
+        folder.write_state("initial", state)
+        folder.write_json("problem.json", _problem(data))
+        described = environment(torch_device if library == "torch" else None) | {"conditions": conditions}
+        folder.write_json("environment.json", described)
+        flushed = time.monotonic()
+        curve = Curve()
+        for curve in train(experiment.method, experiment.training, data, experiment.loss, place):
+            report.progress(curve)
+            if time.monotonic() - flushed > FLUSH_SECONDS:
+                folder.write_curve(curve.arrays())
+                _send(folder, address)
+                flushed = time.monotonic()
+        report.end()
+        folder.write_curve(curve.arrays())
+        final = experiment.method.export()
+    said = {"status": "FINISHED", "metrics": _metrics(curve)}
+    if curve.rows_digest:
+        said["digests"] = digests | {"rows": curve.rows_digest}
+    if curve.blew_up_at_step is not None:
+        tensor = f"; first not finite: {curve.first_not_finite}" if curve.first_not_finite else ""
+        smaller = f"try optimizer.lr={number(experiment.optimizer.lr / 10)}"
+        report.say(f"blew up: loss not finite from step {curve.blew_up_at_step}{tensor}; {smaller}")
+        return said | {"blew_up_at_step": curve.blew_up_at_step, "not_finite": curve.first_not_finite}
+    folder.write_state("final", final)
+    if dead := experiment.dead_layers(final.params, data):
+        units = experiment.network.hidden
+        layers = ", ".join(f"all {units[int(name.removeprefix('layer')) - 1]} hidden units of {name}" for name in dead)
+        report.say(f"{layers} died: no sample of the training split activates any; try a smaller optimizer.lr")
+    return said | {"dead_layers": dead}
+
+
+def _send(folder: RunFolder, address: dict[str, str] | None) -> None:
+    if address:
+        shared_uploader().send(folder.path)
+
+
+def _metrics(curve: Curve) -> dict[str, float]:
+    """The numbers that a table shows: `final/…` are the last of their curves."""
+    times = {"first_step_seconds": curve.first_step_seconds, "step_seconds": curve.step_seconds}
+    times |= {"train_seconds": curve.train_seconds}
+    metrics = {f"time/{name}": value for name, value in times.items()}
+    if curve.train_loss:
+        metrics |= {"first/loss": curve.train_loss[0], "final/loss": curve.train_loss[-1]}
+    if curve.blew_up_at_step is None:
+        metrics |= {f"final/valid_{name}": values[-1] for name, values in curve.valid.items()}
+    return {name: value for name, value in metrics.items() if np.isfinite(value)}
+
+
+def _problem(data: Data) -> dict[str, Any]:
+    """What predictions need: columns, classes and scalings."""
+    scalings = {"input_scaling": data.input_scaling, "target_scaling": data.target_scaling}
+    return {
+        "rows": {"train": len(data.train.x), "valid": len(data.valid.x) if data.valid else 0},
+        "inputs": data.train.inputs.shape[1],
+        "outputs": data.train.targets.shape[1],
+        "columns": data.columns,
+        "classes": None if data.classes is None else data.classes.tolist(),
+        **{
+            name: {"shift": scaling.shift.tolist(), "scale": scaling.scale.tolist()} if scaling else None
+            for name, scaling in scalings.items()
+        },
+    }
+
+
+def valid_columns(statuses: list[dict[str, Any]]) -> list[str]:
+    """The validation metrics that these runs have, best known first."""
+    names = ("accuracy", "r2")
+    return [f"valid {name}" for name in names if any(f"final/valid_{name}" in status.get("metrics", {}) for status in statuses)]
+
+
+def status_cell(status: dict[str, Any], column: str) -> str:
+    """One cell of a table of runs."""
+    metrics = status.get("metrics", {})
+    if column == "final loss" and status.get("blew_up_at_step") is not None:
+        return f"blew up at {status['blew_up_at_step']}"
+    if column in ("first loss", "final loss"):
+        return number(metrics.get(column.replace(" ", "/")))
+    if column.startswith("valid "):
+        return number(metrics.get(f"final/{column.replace(' ', '_')}"))
+    if column == "seconds":
+        return f"{metrics['time/train_seconds']:.2f}" if "time/train_seconds" in metrics else "–"
+    return str(status["choices"].get(column, "–"))
+
+
+

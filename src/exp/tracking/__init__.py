@@ -1,0 +1,5 @@
+"""Tracking: what MLflow is told of a run folder, by a process of its own, so that training never waits for it.
+
+`settings` says where; `uploader` is the trainer's side of that process; `upload` is the process; `record` alone imports
+mlflow and turns a run folder into a run; `view` is the page that overlays a sweep's curves.
+"""

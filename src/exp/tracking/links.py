@@ -1,0 +1,60 @@
+"""What is said after runs: where their curves are, or why they are not there yet."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from exp.experiment import Experiment
+from exp.run_folder import RunFolder
+from exp.tracking.settings import SERVERS, database_file
+from exp.tracking.uploader import shared_uploader
+from exp.tracking.view import run_link, sweep_link
+
+ADDRESS = "http://127.0.0.1:5000"
+
+
+def follow_up(experiment: Experiment, folders: list[RunFolder], view: dict[str, Any] | None = None) -> list[str]:
+    """Wait for the uploads, within bounds, and say where to look. The last line says what to type to see the curves."""
+    address = experiment.tracker.address()
+    where = str(folders[-1].path) if len(folders) == 1 else f"{len(folders)} runs in {experiment.runs}/"
+    if address is None:
+        load = f"exp.load({str(folders[-1].path)!r}).losses" if len(folders) == 1 else "exp.load(folder).losses"
+        return [f"recorded in {where}; not tracked (tracker=none): {load} is the curve"]
+    uploader = shared_uploader()
+    runs = Path(experiment.runs).absolute()
+    if view:
+        uploader.send_view(view)
+    uploader.recover(runs)
+    names = [str(folder.path) for folder in folders] + ([view["sweep"]] if view else [])
+    answers = uploader.wait([*names, f"recovered {runs}"], address["uri"])
+    errors = [answers.get(name, {}).get("error", None if name in answers else "no answer in time") for name in names]
+    errors = [error for error in errors if error]
+    lines = [f"recorded in {where}"]
+    recovered = answers.get(f"recovered {runs}", {}).get("uploaded", [])
+    if missing := [path for path in recovered if path not in names]:
+        lines[0] += f"; uploaded {len(missing)} of earlier runs"
+    if errors:
+        return [*lines, f"not in MLflow yet ({errors[0]}); the next python -m exp with this runs folder uploads it"]
+    first = answers[names[0]]
+    if view:
+        link = sweep_link(_server(address["uri"]), first["experiment"], view["sweep"], answers[view["sweep"]].get("key"))
+    else:
+        link = run_link(_server(address["uri"]), first["experiment"], first["run"])
+    return [*lines, f"see the curve{'s' if view else ''}: {_command(address['uri'])}{link}"]
+
+
+def _server(uri: str) -> str:
+    return uri if uri.partition(":")[0] in SERVERS else ADDRESS
+
+
+def _command(uri: str) -> str:
+    """What to type to serve the store; nothing for a server."""
+    if uri.partition(":")[0] in SERVERS:
+        return ""
+    beside = Path(sys.executable).parent / "mlflow"  # not on the path in an environment that is not activated
+    program = "mlflow" if shutil.which("mlflow") or not beside.exists() else os.path.relpath(beside)
+    default = database_file(uri) == Path("mlflow.db").absolute() and not os.environ.get("MLFLOW_TRACKING_URI")
+    store = "" if default else f" --backend-store-uri {uri}"
+    return f"{program} ui{store}, then open "

@@ -1,0 +1,85 @@
+"""Where runs are tracked: the choices of the group `tracker`, and which addresses MLflow understands."""
+
+import abc
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+from exp.errors import InputError, listed, nearest, require
+
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+SERVERS = ("http", "https")
+
+
+@dataclass(kw_only=True)
+class Tracker(abc.ABC):
+    """Where runs are tracked, beside their folders."""
+
+    @abc.abstractmethod
+    def address(self) -> dict[str, str] | None:
+        """The absolute `uri` of the store and the `experiment` in it; None: nowhere. Raises `InputError`."""
+
+
+@dataclass(kw_only=True)
+class Untracked(Tracker):
+    """The run folder alone."""
+
+    def address(self) -> None:
+        return None
+
+
+@dataclass(kw_only=True)
+class Mlflow(Tracker):
+    """An MLflow store. `uri` null is MLFLOW_TRACKING_URI, else `sqlite:///mlflow.db` here, which plain `mlflow ui` opens."""
+
+    uri: str | None = None
+    experiment: str = "exp"
+
+    def __post_init__(self) -> None:
+        require(bool(self.experiment.strip()), "experiment", repr(self.experiment), "a name that is not empty")
+
+    def address(self) -> dict[str, str]:
+        environment = os.environ.get("MLFLOW_TRACKING_URI")
+        if self.uri is not None:
+            return {"uri": _absolute("uri", self.uri), "experiment": self.experiment}
+        if environment:
+            return {"uri": _absolute("MLFLOW_TRACKING_URI", environment), "experiment": self.experiment}
+        return {"uri": _absolute("uri", "sqlite:///mlflow.db"), "experiment": self.experiment}
+
+
+def database_file(uri: str) -> Path | None:
+    """The file of a SQLite store; None for every other."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def _absolute(key: str, uri: str) -> str:
+    """`uri` checked; a SQLite file by its absolute path. A password is never shown, and never written anywhere."""
+    parts = urlsplit(uri)
+    scheme = parts.scheme.partition("+")[0].lower()
+    if _holds_secret(uri, scheme):
+        shown = re.sub(r"//[^@/]*@", "//***@", uri).partition("?")[0]
+        use = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" if scheme in SERVERS else "the database's own, such as PGPASSWORD"
+        raise InputError(key, shown, f"holds a password, which would be stored; put it into the environment ({use})")
+    if scheme not in DATABASES + SERVERS:
+        choices = [f"{name}:///…" if name == "sqlite" else f"{name}://…" for name in nearest(scheme, DATABASES + SERVERS)]
+        raise InputError(key, uri, f"MLflow keeps runs at {listed(choices)}; sqlite:///mlflow.db is the default")
+    if scheme in SERVERS:
+        require(bool(parts.hostname), key, uri, "an address with a host, such as http://127.0.0.1:5000")
+        return uri.rstrip("/")
+    if scheme != "sqlite":
+        return uri
+    if not uri.startswith("sqlite:///") or len(uri) <= len("sqlite:///"):
+        raise InputError(key, uri, "allowed: sqlite:/// and a file, such as sqlite:///mlflow.db (sqlite:////tmp/m.db is absolute)")
+    file = Path(uri.removeprefix("sqlite:///")).absolute()
+    if not file.parent.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK) or file.is_dir():
+        reason = "is a folder" if file.is_dir() else "no such folder, or not writable"
+        raise InputError(key, uri, f"{file if file.is_dir() else file.parent}: {reason}; give a file in a folder that you can write")
+    return f"sqlite:///{file}"
+
+
+def _holds_secret(uri: str, scheme: str) -> bool:
+    parts = urlsplit(uri)
+    in_query = any(re.search("pass|pwd|token|secret", name, re.IGNORECASE) for name in parse_qs(parts.query))
+    return parts.password is not None or in_query or (scheme in SERVERS and parts.username is not None)

@@ -1,0 +1,134 @@
+"""The upload process, `python -m exp.tracking.upload`: told folder names on standard input, it keeps MLflow up to date.
+
+It imports MLflow while the trainer is still starting, survives the trainer, and ends by itself: when its input ends it
+uploads what it was given once more, marks what a killed trainer left behind as KILLED, and is done.
+"""
+
+import gc
+import json
+import queue
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from exp.run_folder import RunFolder, mark_killed, run_folders
+
+_HANG_SECONDS = 1.0
+"""A failure that took longer was a server that hangs: the same store is then left alone for ten times as long."""
+
+
+class Upload:
+    """The work of the process. `answer` tells the trainer, one JSON line each."""
+
+    def __init__(self) -> None:
+        from exp.tracking.record import Store
+
+        self._store_type = Store
+        self._stores: dict[str, Store] = {}
+        self._blocked: dict[str, tuple[float, str]] = {}  # uri -> (until, why)
+
+    def folder(self, path: Path) -> None:
+        """Upload what is new in one run folder; the answer is final once the run is over."""
+        folder = RunFolder(path)
+        status = folder.status()
+        if not status.get("tracking"):
+            self.answer(str(path), final=True, run=None)
+            return
+        over = status["status"] != "RUNNING"
+        try:
+            run = self._reached(status["tracking"]["uri"], lambda store: store.record(folder))
+            if over:
+                self.answer(str(path), final=True, **run)
+        except Exception as error:  # whatever it is, training goes on and the trainer says it in a line
+            if over:
+                self.answer(str(path), final=True, error=_reason(error))
+
+    def view(self, view: dict[str, Any]) -> None:
+        """Save the view of a sweep."""
+        try:
+            found = self._reached(view["uri"], lambda store: store.save_view(view))
+            self.answer(view["sweep"], final=True, **found)
+        except Exception as error:
+            self.answer(view["sweep"], final=True, error=_reason(error))
+
+    def recover(self, runs: Path) -> None:
+        """Upload what is missing of runs that are over and that nobody else looks after."""
+        uploaded, failed = [], []
+        for folder in run_folders(runs):
+            status = folder.status()
+            if status.get("tracking") and not folder.read_json("tracking.json").get("complete") and not folder.alive:
+                try:
+                    self._reached(status["tracking"]["uri"], lambda store, folder=folder: store.record(folder))
+                    uploaded.append(str(folder.path))
+                except Exception as error:
+                    failed.append(_reason(error))
+        self.answer(f"recovered {runs}", final=True, uploaded=uploaded, failed=failed)
+
+    def answer(self, name: str, **answer: Any) -> None:
+        try:
+            print(json.dumps({"name": name} | answer), flush=True)
+        except OSError:
+            pass  # the trainer is gone; the work goes on
+
+    def _reached(self, uri: str, action: Any) -> dict[str, Any]:
+        until, why = self._blocked.get(uri, (0.0, ""))
+        if time.monotonic() < until:
+            raise TimeoutError(why)
+        started = time.monotonic()
+        try:
+            if uri not in self._stores:
+                self._stores[uri] = self._store_type(uri)
+            return action(self._stores[uri])
+        except Exception as error:
+            took = time.monotonic() - started
+            if took > _HANG_SECONDS:
+                self._blocked[uri] = (time.monotonic() + 10 * took, _reason(error))
+            raise
+
+
+def _reason(error: Exception) -> str:
+    """An error on one line, short: MLflow's are long."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:197]}…"
+
+
+def main() -> None:
+    """Read messages until the trainer closes its end."""
+    gc.disable()  # importing makes many objects and little garbage: a tenth of the time
+    messages: queue.Queue[dict[str, Any] | None] = queue.Queue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            messages.put(json.loads(line))
+        messages.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    upload = Upload()
+    gc.enable()
+    print(json.dumps({"ready": True}), flush=True)
+    seen: list[Path] = []
+    last: dict[str, Any] | None = {}
+    while last is not None:
+        batch = [messages.get()]
+        while not messages.empty():
+            batch.append(messages.get())
+        last = batch[-1]
+        changed = dict.fromkeys(message["folder"] for message in batch if message and "folder" in message)
+        for path in map(Path, changed):
+            seen.append(path)
+            upload.folder(path)
+        for message in filter(None, batch):
+            if "view" in message:
+                upload.view(message["view"])
+            elif "recover" in message:
+                upload.recover(Path(message["recover"]))
+    for runs in {path.parent for path in seen}:  # a trainer that was killed left some of these RUNNING
+        killed = {folder.path for folder in mark_killed(runs)}
+        for path in killed & set(seen):
+            upload.folder(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""The trainer's side of the upload: a process that is started first and told which run folders have changed.
+
+The trainer writes folders and sends their names; it waits once, at the end, and not for long. What did not arrive is
+found in the runs folder by the next invocation.
+"""
+
+import json
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+SERVER_PATIENCE_SECONDS = 10.0
+DATABASE_PATIENCE_SECONDS = 120.0
+START_PATIENCE_SECONDS = 120.0
+
+
+class Uploader:
+    """One upload process. Answers come back as JSON lines: `{"folder": …, "run": …}` or `{"folder": …, "error": …}`."""
+
+    def __init__(self) -> None:
+        # A session of its own: Ctrl-C in the terminal is for the trainer, and what it leaves is still uploaded.
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "exp.tracking.upload"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self._buffer = b""
+        self._ready = False
+        self._open: set[str] = set()
+        self._answers: dict[str, dict[str, Any]] = {}
+        self._waited_seconds = 0.0
+
+    def send(self, folder: Path) -> None:
+        """The folder has changed: upload what is new in it."""
+        self._open.add(str(folder))
+        self._tell({"folder": str(folder)})
+
+    def send_view(self, view: dict[str, Any]) -> None:
+        """Save the page that overlays a sweep's curves."""
+        self._open.add(view["sweep"])
+        self._tell({"view": view})
+
+    def recover(self, runs: Path) -> None:
+        """Upload what earlier invocations with this runs folder could not."""
+        self._open.add(f"recovered {runs}")
+        self._tell({"recover": str(runs)})
+
+    def wait(self, names: Iterable[str], uri: str) -> dict[str, dict[str, Any]]:
+        """The last answers for these folders and views, waiting while the store works; missing: no answer in time.
+
+        A server that is down or hangs is waited for 10 seconds in all, over the life of the uploader.
+        """
+        names = list(names)
+        local = uri.startswith("sqlite")
+        patience = DATABASE_PATIENCE_SECONDS if local else SERVER_PATIENCE_SECONDS
+        while self._open & set(names):
+            limit = (patience if self._ready else START_PATIENCE_SECONDS) - self._waited_seconds
+            started = time.monotonic()
+            ready = self._ready
+            if limit <= 0 or not self._read(limit):
+                break
+            if ready:  # importing MLflow is our own slowness, not the server's
+                self._waited_seconds += time.monotonic() - started
+        return {name: self._answers[name] for name in names if name in self._answers and name not in self._open}
+
+    def close(self, *, kill: bool = False) -> None:
+        """No more to send. The process ends by itself, once it has uploaded what it was given; or now, by `kill`."""
+        if self._process.stdin:
+            try:
+                self._process.stdin.close()
+            except OSError:
+                pass
+        if kill:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout:
+            self._process.stdout.close()
+        self._process.returncode = self._process.poll() or 0  # it may outlive us on purpose
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        assert self._process.stdin
+        try:
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            self._process.stdin.flush()
+        except OSError:
+            pass  # it is gone; wait() finds no answer
+
+    def _read(self, seconds: float) -> bool:
+        """Take in some answers; False if none came in time or the process is gone."""
+        assert self._process.stdout
+        file = self._process.stdout.fileno()
+        if not select.select([file], [], [], seconds)[0]:
+            return False
+        import os
+
+        if not (chunk := os.read(file, 1 << 16)):
+            return False
+        *lines, self._buffer = (self._buffer + chunk).split(b"\n")
+        for line in lines:
+            answer = json.loads(line)
+            if "ready" in answer:
+                self._ready = True
+            if answer.get("final", False):
+                self._open.discard(answer["name"])
+                self._answers[answer["name"]] = answer
+        return True
+
+
+_shared: Uploader | None = None
+
+
+def shared_uploader() -> Uploader:
+    """The one upload process of this process, started at the first call."""
+    global _shared
+    if _shared is None:
+        _shared = Uploader()
+    return _shared
+
+
+def close_shared_uploader(*, kill: bool = False) -> None:
+    """End the shared upload process, if one was started."""
+    global _shared
+    if _shared is not None:
+        _shared.close(kill=kill)
+        _shared = None

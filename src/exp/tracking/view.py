@@ -1,0 +1,86 @@
+"""The saved view of a sweep in MLflow's UI, and the links to it.
+
+The format is MLflow's own and undocumented (checked in the UI of 3.17): where it is not understood any more, the view
+opens as a plain list of the sweep's runs.
+"""
+
+import json
+import time
+from typing import Any
+from urllib.parse import quote
+from uuid import uuid4
+
+
+def saved_view(sweep: str, params: list[str], metrics: list[str], runs: int) -> str:
+    """The value of the experiment tag `mlflow.sharedViewState.<key>`: all loss curves overlaid, then the values."""
+    curves, values = uuid4().hex, uuid4().hex
+    section = {"display": True, "isReordered": True, "deleted": False, "isGenerated": False}
+
+    def chart(kind: str, where: str, **fields: Any) -> dict[str, Any]:
+        shown = {"runsCountToCompare": max(runs, 10), "deleted": False, "isGenerated": False}
+        return {"uuid": uuid4().hex, "type": kind, "metricSectionId": where, **shown, **fields}
+
+    def line(metric: str) -> dict[str, Any]:
+        axes = {"xAxisKey": "step", "xAxisScaleType": "linear", "selectedXAxisMetricKey": "", "yAxisKey": "metric"}
+        names = {"metricKey": metric, "selectedMetricKeys": [metric], "displayName": metric, "scaleType": "log"}
+        return chart("LINE", curves, lineSmoothness=0, useGlobalXaxisKey=True, useGlobalLineSmoothing=True, range={}, **axes, **names)
+
+    state = {
+        "searchFilter": sweep_filter(sweep),
+        "orderByKey": f"metrics.`{metrics[0]}`",
+        "orderByAsc": True,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": [],
+        "selectedColumns": [f"params.`{param}`" for param in params] + [f"metrics.`{metric}`" for metric in metrics],
+        "columnOrder": [],
+        "columnWidths": {},
+        "runsExpanded": {},
+        "runsPinned": [],
+        "runsHidden": [],
+        "runsVisibilityMap": {},
+        "runsHiddenMode": "SHOW_ALL",
+        "viewMaximized": False,
+        "runListHidden": False,
+        "isAccordionReordered": True,
+        "useGroupedValuesInCharts": True,
+        "hideEmptyCharts": True,
+        "groupBy": None,
+        "groupsExpanded": {},
+        "autoRefreshEnabled": True,
+        "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
+        "compareRunSections": [
+            {"uuid": curves, "name": "Loss curves", **section},
+            {"uuid": values, "name": "Final values", **section},
+        ],
+        "compareRunCharts": [
+            *[line(metric) for metric in ("train/loss", "valid/loss")],
+            chart("PARALLEL", values, selectedParams=params, selectedMetrics=metrics, showAllRuns=True),
+            *[chart("BAR", values, metricKey=metric) for metric in metrics],
+        ],
+    }
+    return json.dumps({"name": f"sweep {sweep}", "createdAt": int(time.time() * 1000), "state": json.dumps(state)})
+
+
+def sweep_filter(sweep: str) -> str:
+    """MLflow's search expression for the runs of a sweep."""
+    return f"tags.sweep = '{sweep}'"
+
+
+def sweep_link(address: str, experiment: str, sweep: str, key: str | None) -> str:
+    """The page of a sweep: its saved view, or without one (`key` None) the charts of its runs."""
+    chosen = f"viewStateShareKey={key}" if key else f"searchFilter={quote(sweep_filter(sweep))}"
+    return f"{address}/#/experiments/{experiment}/runs?{chosen}&compareRunsMode=CHART&workflowType=machine_learning"
+
+
+def run_link(address: str, experiment: str, run: str) -> str:
+    """The page with the curves of one run."""
+    return f"{address}/#/experiments/{experiment}/runs/{run}/model-metrics?workflowType=machine_learning"
+
+
+def experiment_link(address: str, experiment: str | None) -> str:
+    """The charts of an experiment's runs; without an experiment the list of experiments."""
+    if experiment is None:
+        return f"{address}/#/experiments?workflowType=machine_learning"
+    return f"{address}/#/experiments/{experiment}/runs?compareRunsMode=CHART&workflowType=machine_learning"

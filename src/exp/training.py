@@ -1,0 +1,204 @@
+"""The one training loop: batches, blocks of steps, reading the losses, evaluation, timing, stopping. No method is named here."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import ceil
+
+import numpy as np
+
+from exp.arrays import Place, get, put, synchronize
+from exp.errors import InputError, require
+from exp.losses import Loss
+from exp.methods.base import Block, Method
+from exp.problems import Data
+from exp.seeds import digest, generator
+
+LONGEST_BLOCK = 100
+"""Steps between two looks at the losses, at most: what a run that blew up still computes in vain."""
+
+
+@dataclass(kw_only=True)
+class Training:
+    """How long and in which batches. Give `steps` or `epochs`. Cadences are in steps; null is a tenth of the run.
+
+    `batch_size` null is the whole training split in every step. `watch_finite` looks at every tensor after every step,
+    to name the first that is not finite.
+    """
+
+    steps: int | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    evaluate_every: int | None = None
+    log_every: int | None = None
+    watch_finite: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for key in ("steps", "epochs", "batch_size", "evaluate_every", "log_every"):
+            value = getattr(self, key)
+            require(value is None or value >= 1, key, value, "a whole number >= 1, or null")
+        if self.steps is None and self.epochs is None:
+            raise InputError("steps", None, "training.epochs is null too; give one of them, such as training.steps=500")
+        if self.steps is not None and self.epochs is not None:
+            advice = "both are set; to train by epochs add training.steps=null"
+            raise InputError("epochs", self.epochs, f"training.steps={self.steps}: {advice}")
+        require(self.seed >= 0, "seed", self.seed, "a whole number >= 0")
+
+    def check(self, samples: int) -> None:
+        """Raise `InputError` for a batch larger than the training split of `samples` rows."""
+        allowed = f"1 to {samples}, the training split; null for all of it"
+        require(self.batch_size is None or self.batch_size <= samples, "batch_size", self.batch_size, allowed)
+
+    def total_steps(self, samples: int) -> int:
+        """Steps in all, for a training split of `samples` rows."""
+        return self.steps or (self.epochs or 0) * ceil(samples / (self.batch_size or samples))
+
+    def log_cadence(self, samples: int) -> int:
+        return self.log_every or ceil(self.total_steps(samples) / 5)
+
+    def evaluation_cadence(self, samples: int) -> int:
+        return self.evaluate_every or ceil(self.total_steps(samples) / 10)
+
+    def batches(self, samples: int) -> Iterator[np.ndarray | None]:
+        """The rows of each step, (B,); None for all. Each epoch is a new permutation, its last batch may be ragged."""
+        epoch = 0
+        while True:
+            if self.batch_size is None:
+                yield None
+                continue
+            order = generator(self.seed, "training", epoch).permutation(samples)
+            yield from np.split(order, range(self.batch_size, samples, self.batch_size))
+            epoch += 1
+
+    def blocks(self, samples: int) -> Iterator[Block]:
+        """The run as blocks of steps of one batch size. The first step, and what a cadence ends, close a block."""
+        total = self.total_steps(samples)
+        longest = 1 if self.watch_finite else LONGEST_BLOCK
+        cadences = (self.log_cadence(samples), self.evaluation_cadence(samples))
+        rows: list[np.ndarray | None] = []
+        first = 0
+        for step, batch in zip(range(total), self.batches(samples), strict=False):
+            if rows and np.size(batch) != np.size(rows[0]):  # a ragged last batch is a block of its own
+                yield _block(first, rows)
+                first, rows = step, []
+            rows.append(batch)
+            done = step + 1
+            if done in (1, total) or len(rows) == longest or any(done % cadence == 0 for cadence in cadences):
+                yield _block(first, rows)
+                first, rows = done, []
+
+
+def _block(first: int, rows: list[np.ndarray | None]) -> Block:
+    return Block(first, len(rows), None if rows[0] is None else np.stack([batch for batch in rows if batch is not None]))
+
+
+@dataclass
+class Curve:
+    """What a run has measured so far. Times are host seconds; `train_time` is the Unix time at which a loss was read."""
+
+    train_loss: list[float] = field(default_factory=list)
+    train_time: list[float] = field(default_factory=list)
+    valid_step: list[int] = field(default_factory=list)
+    valid: dict[str, list[float]] = field(default_factory=dict)
+    valid_time: list[float] = field(default_factory=list)
+    block_steps: list[int] = field(default_factory=list)
+    block_seconds: list[float] = field(default_factory=list)
+    rows_digest: str | None = None
+    blew_up_at_step: int | None = None
+    first_not_finite: str | None = None
+
+    @property
+    def first_step_seconds(self) -> float:
+        return self.block_seconds[0]
+
+    @property
+    def step_seconds(self) -> float:
+        """The median over all steps but the first, each taken as its block's mean."""
+        means = np.repeat(np.divide(self.block_seconds, self.block_steps), self.block_steps)
+        return float(np.median(means[1:] if len(means) > 1 else means))
+
+    @property
+    def train_seconds(self) -> float:
+        """Time in training steps, evaluation not included."""
+        return sum(self.block_seconds)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """As stored: `train/loss` of step 0, 1, …; `valid/…` after `valid/step` updates; `…/time` in Unix seconds."""
+        arrays = {"train/loss": np.array(self.train_loss), "train/time": np.array(self.train_time)}
+        if self.valid_step:
+            arrays |= {"valid/step": np.array(self.valid_step), "valid/time": np.array(self.valid_time)}
+            arrays |= {f"valid/{name}": np.array(values) for name, values in self.valid.items()}
+        return arrays
+
+
+def train(method: Method, training: Training, data: Data, loss: Loss, place: Place) -> Iterator[Curve]:
+    """Train a started method; yields the growing curve after every block, the whole one last.
+
+    `train/loss` at step t is the loss before update t. Stops at the end of the block in which it is not finite.
+    """
+    curve = Curve()
+    x, y = put(data.train.inputs, place), put(data.train.targets, place)
+    samples = len(data.train.inputs)
+    total, cadence = training.total_steps(samples), training.evaluation_cadence(samples)
+    for block in training.blocks(samples):
+        if block.first == 0:
+            _evaluate(curve, 0, method, data, loss, place)
+        synchronize(place)
+        started = time.perf_counter()
+        losses = get(method.steps(x, y, block, place)).astype(np.float64)  # (steps,): waits for the device
+        synchronize(place)
+        curve.block_seconds.append(time.perf_counter() - started)
+        curve.block_steps.append(block.steps)
+        if block.rows is not None:
+            curve.rows_digest = digest({"before": _bytes(curve.rows_digest), "rows": block.rows})
+        done = block.first + block.steps
+        finite = np.isfinite(losses)
+        if not finite.all():
+            losses = losses[: np.argmin(finite)]
+            curve.blew_up_at_step = block.first + len(losses)
+        elif done == total or training.watch_finite:
+            curve.first_not_finite = _first_not_finite(method)
+            curve.blew_up_at_step = done if curve.first_not_finite else None
+        curve.train_loss.extend(losses.tolist())
+        curve.train_time.extend([time.time()] * len(losses))
+        if curve.blew_up_at_step is None and (done % cadence == 0 or done == total):
+            _evaluate(curve, done, method, data, loss, place)
+        yield curve
+        if curve.blew_up_at_step is not None:
+            return
+
+
+def _bytes(text: str | None) -> np.ndarray | None:
+    return None if text is None else np.frombuffer(text.encode(), dtype=np.uint8)
+
+
+def _first_not_finite(method: Method) -> str | None:
+    """The first tensor of the state that holds something not finite."""
+    return next((name for name, array in method.export().named().items() if not np.isfinite(array).all()), None)
+
+
+def _evaluate(curve: Curve, step: int, method: Method, data: Data, loss: Loss, place: Place) -> None:
+    """Loss and metric on the validation split after `step` updates, computed in float64 on the host."""
+    if data.valid is None:
+        return
+    prediction = get(method.predict(put(data.valid.inputs, place))).astype(np.float64)
+    target = data.valid.targets
+    curve.valid_step.append(step)
+    curve.valid_time.append(time.time())
+    curve.valid.setdefault("loss", []).append(float(loss.value(prediction, target)))
+    curve.valid.setdefault(data.metric, []).append(METRICS[data.metric](prediction, target))
+
+
+def accuracy(prediction: np.ndarray, target: np.ndarray) -> float:
+    """The share of rows whose largest output is that of the target."""
+    return float(np.mean(prediction.argmax(axis=-1) == target.argmax(axis=-1)))
+
+
+def r2(prediction: np.ndarray, target: np.ndarray) -> float:
+    """1 − Σ(p − y)² / Σ(y − ȳ)², the mean over the outputs (coefficient of determination)."""
+    residual = ((prediction - target) ** 2).sum(axis=0)
+    return float(np.mean(1 - residual / ((target - target.mean(axis=0)) ** 2).sum(axis=0)))
+
+
+METRICS = {"accuracy": accuracy, "r2": r2}
