@@ -44,8 +44,9 @@ def _run(words: list[str]) -> int:
     from omegaconf import DictConfig
 
     from exp.config_errors import explain
-    from exp.configuration import add_import_paths, conf_folder, instantiate
+    from exp.configuration import add_import_paths, instantiate, names_quoted
     from exp.errors import MISSING, InputError
+    from exp.registry import conf_folder
 
     parser = get_args_parser()
 
@@ -54,6 +55,7 @@ def _run(words: list[str]) -> int:
 
     parser.error = refuse  # type: ignore[method-assign]
     arguments = parser.parse_args(words)
+    sys.argv[1:] = names_quoted(words)
     if arguments.config_dir:
         add_import_paths(arguments.config_dir)
     codes: list[int] = []

@@ -34,10 +34,10 @@ def _torch_controlled(threads: int) -> Iterator[dict[str, Any]]:
     import torch
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what determinism needs of cuBLAS
-    before = torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
+    before = torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.get_deterministic_debug_mode()
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision("highest")
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")  # as use_deterministic_algorithms(True), which imports torch._inductor: 1 s
     try:
         yield {
             "torch_threads": torch.get_num_threads(),
@@ -47,4 +47,4 @@ def _torch_controlled(threads: int) -> Iterator[dict[str, Any]]:
     finally:
         torch.set_num_threads(before[0])
         torch.set_float32_matmul_precision(before[1])
-        torch.use_deterministic_algorithms(before[2])
+        torch.set_deterministic_debug_mode(before[2])

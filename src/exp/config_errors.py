@@ -4,18 +4,31 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any
 
-import hydra
 import yaml
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from exp import registry
 from exp.errors import MISSING, InputError, listed, nearest
+
+ALIKE = 0.6
+"""Two words are alike from this ratio of difflib's on."""
+
+
+@contextmanager
+def as_typed(overrides: list[str]) -> Iterator[None]:
+    """Errors raised inside show the value as it was typed (1e3, not 1000.0)."""
+    try:
+        yield
+    except InputError as error:
+        values = dict(override.lstrip("+").partition("=")[::2] for override in overrides)
+        if error.value is not MISSING and error.key in values:
+            raise type(error)(error.key, values[error.key], error.problem) from None
+        raise
 
 
 @contextmanager
@@ -25,26 +38,29 @@ def explained(overrides: list[str]) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError) as error:
         raise explain(error, overrides) from None
 
 
 def explain(error: BaseException, overrides: list[str]) -> InputError:
     """The one line for an error raised while composing `overrides`."""
-    chain = list(_chain(error))
-    for cause in chain:
-        if isinstance(cause, yaml.MarkedYAMLError):
+    for cause in _chain(error):
+        if isinstance(cause, yaml.YAMLError):
             return _bad_yaml(cause)
         if isinstance(cause, OverrideParseException):
-            return InputError(cause.override, MISSING, "cannot be read as key=value; put values with , = { } or spaces in quotes")
+            return InputError(
+                cause.override, MISSING, "cannot be read as key=value; put values with , = { } or spaces in quotes"
+            )
         if isinstance(cause, MissingConfigException) and cause.missing_cfg_file:
             return _missing_choice(cause)
     text = " ".join(str(error).split())
     if ambiguous := re.search(r"Ambiguous value for argument '([^']*)'", text):
         return InputError(ambiguous[1], MISSING, "several values are a sweep; put -m before them")
+    if folder := re.search(r"Additional config directory '([^']*)' not found", text):
+        return InputError("--config-dir", os.path.relpath(folder[1]), "no such folder")
     for override in overrides:
-        if (unknown := _unknown(override, text)) is not None:
-            return unknown
+        if (found := _about(override, text)) is not None:
+            return found
     return InputError("configuration", MISSING, text)
 
 
@@ -54,63 +70,59 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _bad_yaml(error: yaml.MarkedYAMLError) -> InputError:
-    mark = error.problem_mark or error.context_mark
-    where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
-    name = os.path.relpath(mark.name) if mark and Path(mark.name).exists() else (mark.name if mark else "a configuration file")
-    return InputError(name, MISSING, f"is not valid YAML at {where}: {error.problem}")
+def _bad_yaml(error: yaml.YAMLError) -> InputError:
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    name, where = "a configuration file", "somewhere"
+    if mark:
+        name, where = mark.name, f"line {mark.line + 1}, column {mark.column + 1}"
+        name = os.path.relpath(name) if Path(name).exists() else name
+    return InputError(name, MISSING, f"is not valid YAML at {where}: {getattr(error, 'problem', None) or error}")
 
 
 def _missing_choice(error: MissingConfigException) -> InputError:
-    group, _, choice = str(error.missing_cfg_file).rpartition("/")
-    group = group.removeprefix("/")
-    if not group:
-        return InputError(choice, MISSING, "no such configuration file")
+    group, _, choice = str(error.missing_cfg_file).removeprefix("/").rpartition("/")
     if error.options:
         return InputError(group, choice, f"no such choice; choose {listed(nearest(choice, error.options))}")
-    return _no_such_key(group, choice)
+    return _no_such_key(group, choice) if group else InputError(choice, MISSING, "no such configuration file")
 
 
-def _unknown(override: str, text: str) -> InputError | None:
-    """The override of a key that does not exist, if the error is about it."""
+def _about(override: str, text: str) -> InputError | None:
+    """The line for an error that is about this override: of a key that does not exist, or a choice that is no name."""
     try:
         parsed = OverridesParser.create().parse_override(override)
     except HydraException:
         return None
-    key = parsed.get_key_element().lstrip("+~")
-    if re.search(rf"override '{re.escape(key)}'|Key '{re.escape(key)}'|group '?{re.escape(key)}'?\b|'{re.escape(key)}='", text):
-        if parsed.is_add():
-            return InputError(override, MISSING, f"is there already; without + : {override.lstrip('+')}")
-        if parsed.is_delete():
-            return InputError(override, MISSING, "there is nothing of that name to remove")
-        return _no_such_key(key, override.partition("=")[2])
-    return None
+    key = parsed.key_or_group.lstrip("+~")
+    if "must be a string" in text and (choices := registry.choices(key)) and not isinstance(parsed.value(), str):
+        return InputError(key, override.partition("=")[2], f"choose {listed(choices)}")
+    if not re.search(rf"override '{re.escape(key)}'|Key '{re.escape(key)}'|'{re.escape(key)}='|'{re.escape(key)}@", text):
+        return None
+    if parsed.is_add():
+        return InputError(override, MISSING, f"is there already; leave the + out: {override.lstrip('+')}")
+    if parsed.is_delete():
+        return InputError(override, MISSING, "there is nothing of that name to remove")
+    return _no_such_key(key, override.partition("=")[2])
 
 
 def _no_such_key(key: str, value: str) -> InputError:
-    near = nearest_keys(key)
-    use = f"{near[0]}={value}" if value else near[0]
-    return InputError(key, value or MISSING, f"no such key; nearest: {listed(near[:3])}; use {use}")
-
-
-def nearest_keys(key: str) -> list[str]:
-    """All keys of the default configuration and all groups, nearest first: one that ends alike before one that looks alike."""
-    GlobalHydra.instance().clear()
-    from exp.configuration import GROUPS, PRESETS, conf_folder
-
-    with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        default: Any = OmegaConf.to_container(hydra.compose("config"))
-    known = list(GROUPS) + list(PRESETS)
-    for name, node in default.items():
-        known += [f"{name}.{key}" for key in node if key != "_target_"] if isinstance(node, dict) else [name]
+    """The nearest keys, and what to type; a key of another choice of the same group is said to be that."""
     group, _, end = key.rpartition(".")
+    if having := [f"{group}={choice}" for choice, keys in registry.choices(group).items() if end in keys]:
+        return InputError(key, value or MISSING, f"the chosen {group} has no {end}; {listed(having)} has")
 
-    def rank(candidate: str) -> tuple[bool, bool]:
-        candidate_group, _, candidate_end = candidate.rpartition(".")
-        near_end = nearest(end, {other.rpartition(".")[2] for other in known})[0]
-        return candidate_group != group or not group, candidate_end not in (end, near_end)
+    def rank(known: str) -> bool:
+        known_group, _, known_end = known.rpartition(".")
+        return known_group != group if group else known_end != end
 
-    ordered = nearest(key, known)
-    if group:
-        return sorted(ordered, key=rank)
-    return sorted(ordered, key=lambda candidate: candidate.rpartition(".")[2] != end)
+    ordered = sorted(nearest(key, registry.all_keys()), key=rank)
+    best = ordered[0]
+    best_group, _, best_end = best.rpartition(".")
+    pair = (end, best_end) if best_group == group else (key, best)
+    alike = best_end == end or SequenceMatcher(None, *pair).ratio() >= ALIKE
+    use = f"use {best}={value}" if value and alike else "--help lists the groups, --cfg job the keys"
+    return InputError(key, value or MISSING, f"no such key; nearest: {listed(ordered[:3])}; {use}")
+
+
+def unknown_key(key: str, value: object) -> InputError:
+    """A key that was added with + or in a file, and that no constructor takes."""
+    return _no_such_key(key, "" if value is None or isinstance(value, dict | list) else str(value))

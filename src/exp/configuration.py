@@ -18,8 +18,10 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
+from exp import registry
+from exp.config_errors import as_typed, explained, unknown_key
 from exp.devices import Device
-from exp.errors import MISSING, InputError, listed, nearest
+from exp.errors import MISSING, InputError, listed, require
 from exp.experiment import Experiment
 from exp.losses import Loss
 from exp.methods.base import Method
@@ -46,9 +48,6 @@ GROUPS: dict[str, type] = {
 }
 """The groups of `conf/` and what each choice's `_target_` must be a kind of."""
 
-PRESETS = ("experiment", "debug")
-"""Groups whose choices only change other keys."""
-
 
 @dataclass(kw_only=True)
 class TopLevel:
@@ -59,17 +58,15 @@ class TopLevel:
     name: str | None
     runs: str
 
-
-def conf_folder() -> Path:
-    """`conf/` inside the installed package, or at the top of the checkout."""
-    installed = Path(__file__).parent / "conf"
-    return installed if (installed / "config.yaml").is_file() else Path(__file__).parents[2] / "conf"
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, "seed", self.seed, "a whole number >= 0")
+        require(self.threads >= 1, "threads", self.threads, "a whole number >= 1")
+        require(self.name is None or bool(self.name.strip()), "name", repr(self.name), "a name that is not empty, or null")
+        require(bool(self.runs.strip()), "runs", repr(self.runs), "a folder")
 
 
 def compose(overrides: list[str], config_dir: str | Path | None = None) -> tuple[DictConfig, dict[str, Any], list[str]]:
     """The configuration, the choices of its groups, and the overrides, composed outside `hydra.main`."""
-    from exp.config_errors import explained
-
     GlobalHydra.instance().clear()
     extra = []
     if config_dir is not None:
@@ -77,10 +74,21 @@ def compose(overrides: list[str], config_dir: str | Path | None = None) -> tuple
             raise InputError("config_dir", config_dir, "no such folder")
         add_import_paths(config_dir)
         extra = [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"]
-    with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3", job_name="exp"), explained(overrides):
-        whole = hydra.compose("config", [*overrides, *extra], return_hydra_config=True)
+    with hydra.initialize_config_dir(str(registry.conf_folder()), version_base="1.3", job_name="exp"), explained(overrides):
+        whole = hydra.compose("config", [*names_quoted(overrides), *extra], return_hydra_config=True)
         choices = dict(whole.hydra.runtime.choices)
     return whole, choices, overrides
+
+
+def names_quoted(words: list[str]) -> list[str]:
+    """`debug=nan` with nan as a name: Hydra reads it as a number."""
+
+    def quoted(word: str) -> str:
+        key, _, value = word.partition("=")
+        is_name = key.lstrip("+") in registry.groups() and value in registry.choices(key.lstrip("+"))
+        return f"{key}='{value}'" if is_name and value in ("nan", "inf", "true", "false", "null") else word
+
+    return [quoted(word) for word in words]
 
 
 def add_import_paths(config_dir: str | Path) -> None:
@@ -92,22 +100,28 @@ def add_import_paths(config_dir: str | Path) -> None:
 
 def instantiate(config: DictConfig, choices: dict[str, Any], overrides: list[str]) -> tuple[Experiment, Task]:
     """The experiment and its task. Raises `InputError` for a key, a type, a value or a class that cannot be."""
+    with as_typed(overrides):
+        return _instantiate(config, choices, overrides)
+
+
+def _instantiate(config: DictConfig, choices: dict[str, Any], overrides: list[str]) -> tuple[Experiment, Task]:
     config = OmegaConf.create({key: node for key, node in config.items_ex(resolve=False) if key != "hydra"})
     unknown = next((key for key in config if key not in (*GROUPS, *_names(TopLevel))), None)
     if unknown is not None:
-        raise _unknown_key(str(unknown), config._get_node(unknown), [*GROUPS, *_names(TopLevel)])
+        raise unknown_key(str(unknown), None)
     try:
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
         raise InputError(str(error.full_key or "configuration"), MISSING, str(error.msg).splitlines()[0]) from None
-    checked = {group: _checked(group, config.get(group), kind) for group, kind in GROUPS.items()}
     top = _typed("", TopLevel, OmegaConf.create({name: config.get(name) for name in _names(TopLevel)}))
+    TopLevel(**top)
+    checked = {group: _checked(group, config.get(group), kind) for group, kind in GROUPS.items()}
     parts = {group: _instantiated(group, node) for group, node in checked.items()}  # the chosen trainer's parts
     task = parts.pop("task")
-    top["name"] = top["name"] or run_name(choices["method"], overrides)
+    name = top["name"] or run_name(choices["method"], overrides)
     named = {group: str(choices[group]) for group in GROUPS if group != "task"}
     plain = {name: OmegaConf.to_container(node) for name, node in checked.items()}
-    return Experiment(**parts, **top, choices=named, config=plain | top), task
+    return Experiment(**parts, **top | {"name": name}, choices=named, config=plain | top), task
 
 
 def _names(schema: type) -> list[str]:
@@ -117,17 +131,12 @@ def _names(schema: type) -> list[str]:
 def _checked(group: str, node: Any, kind: type) -> DictConfig:
     """The node of a group, typed by the constructor that its `_target_` names."""
     if not OmegaConf.is_dict(node):
-        raise InputError(group, node, f"choose {listed(choices_of(group))}")
+        raise InputError(group, node, f"choose {listed(registry.choices(group))}")
     if not isinstance(target := node.get("_target_"), str):
         raise InputError(f"{group}._target_", MISSING, f"is missing; it names the class, a kind of {kind.__name__}")
     values = OmegaConf.create({key: value for key, value in node.items_ex(resolve=False) if key != "_target_"})
     typed = _typed(group, _located(group, target, kind), values)
     return OmegaConf.create({"_target_": target, **typed})
-
-
-def choices_of(group: str) -> list[str]:
-    """The choices of a group that `conf/` ships."""
-    return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
 
 
 def _located(group: str, target: str, kind: type) -> type:
@@ -139,7 +148,9 @@ def _located(group: str, target: str, kind: type) -> type:
         where = f"cannot be imported ({error}); classes of your own lie in the folder of --config-dir"
         raise InputError(f"{group}._target_", target, where) from None
     if not (isinstance(found, type) and issubclass(found, kind) and hasattr(found, "__dataclass_fields__")):
-        raise InputError(f"{group}._target_", target, f"allowed: a dataclass that is a kind of {kind.__module__}.{kind.__name__}")
+        raise InputError(
+            f"{group}._target_", target, f"allowed: a dataclass that is a kind of {kind.__module__}.{kind.__name__}"
+        )
     return found
 
 
@@ -147,9 +158,12 @@ def _typed(group: str, schema: type, values: DictConfig) -> dict[str, Any]:
     """`values` by the types of the constructor; missing keys by its defaults."""
     prefix = f"{group}." if group else ""
     typed = OmegaConf.structured(schema)
-    for key, value in values.items():
+    for key, value in values.items_ex(resolve=False):
+        if OmegaConf.is_missing(values, key):
+            continue
         if key not in _names(schema):
-            raise _unknown_key(f"{prefix}{key}", value, [f"{prefix}{name}" for name in _names(schema)])
+            raise unknown_key(f"{prefix}{key}", OmegaConf.to_container(value) if OmegaConf.is_config(value) else value)
+        value = values[key]
         if isinstance(value, bool) and bool not in set(_leaf_types(schema, str(key))):
             raise InputError(f"{prefix}{key}", str(value).lower(), f"allowed: {_allowed(schema, str(key))}")
         try:
@@ -198,7 +212,3 @@ def _allowed(schema: type, key: str) -> str:
         list[str]: "a list of names, such as [age,bmi]",
     }
     return words.get(hint, str(hint)) + (" or null" if optional else "")
-
-
-def _unknown_key(key: str, value: Any, known: list[str]) -> InputError:
-    return InputError(key, MISSING if OmegaConf.is_config(value) else value, f"no such key; nearest: {listed(nearest(key, known)[:3])}")

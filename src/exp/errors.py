@@ -1,7 +1,8 @@
 """What a user typed cannot work: one line that says what, why and what to type instead."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
@@ -15,7 +16,8 @@ class InputError(ValueError):
         super().__init__(key, value, problem)
 
     def under(self, group: str) -> "InputError":
-        return InputError(f"{group}.{self.key}", self.value, self.problem)
+        """The same error of a key in `group`; an environment variable (in capitals) stays as it is."""
+        return type(self)(self.key if self.key.isupper() else f"{group}.{self.key}", self.value, self.problem)
 
     def __str__(self) -> str:
         value = "null" if self.value is None else str(self.value)
@@ -28,6 +30,15 @@ class _Missing:
 
 
 MISSING = _Missing()
+
+
+@contextmanager
+def within(group: str) -> Iterator[None]:
+    """What is raised inside speaks of keys in `group`."""
+    try:
+        yield
+    except InputError as error:
+        raise error.under(group) from None
 
 
 def require(condition: bool, key: str, value: object, allowed: str) -> None:

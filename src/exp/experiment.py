@@ -8,7 +8,7 @@ import numpy as np
 from exp.activations import ACTIVATIONS
 from exp.arrays import Place
 from exp.devices import Auto, Device
-from exp.errors import InputError, require
+from exp.errors import InputError, within
 from exp.losses import Loss
 from exp.methods.base import Method
 from exp.network import Network, forward
@@ -46,24 +46,23 @@ class Experiment:
     choices: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        require(self.seed >= 0, "seed", self.seed, "a whole number >= 0")
-        require(self.threads >= 1, "threads", self.threads, "a whole number >= 1")
-
     def check(self) -> Data:
         """Everything that can be known before the first step; returns the data. Creates nothing.
 
         Raises `InputError`, or `Unsupported` for a combination that cannot run on this machine. Imports no torch unless
         the device is one that only torch can look for.
         """
-        self.tracker.address()
+        with within("tracker"):
+            self.tracker.address()
         require_writable(self.runs)
         if (reason := self._unsupported(self._first_device())) is not None:
             raise reason
         if not isinstance(self.device, Auto) and (absent := self.device.absent()):
             raise Unsupported("device", self.choices["device"], absent)
-        data = self.problem.load()
-        self.training.check(len(data.train.inputs))
+        with within("problem"):
+            data = self.problem.load()
+        with within("training"):
+            self.training.check(len(data.train.inputs))
         if self.loss.needs_classes and data.classes is None:
             hint = "problem.classes=true if the target holds class labels, else " if hasattr(self.problem, "classes") else ""
             problem = f"needs class labels, and problem={self.choices['problem']} has numbers to predict"
@@ -101,12 +100,12 @@ class Experiment:
         )
         return state, place
 
-    def dead_layers(self, params: dict[str, np.ndarray], data: Data) -> list[str]:
-        """The hidden ReLU layers of which no unit is active for any row of the training split: nothing trains them."""
+    def dead_units(self, params: dict[str, np.ndarray], data: Data) -> dict[str, int]:
+        """The hidden ReLU units of each layer that no row of the training split activates: no gradient reaches them."""
         if self.network.activation != "relu":
-            return []
+            return {}
         pre, _ = forward(params, data.train.inputs, ACTIVATIONS["relu"])
-        return [f"layer{number}" for number, z in enumerate(pre[:-1], start=1) if not (z > 0).any()]
+        return {f"layer{number}": int((~(z > 0).any(axis=0)).sum()) for number, z in enumerate(pre[:-1], start=1)}
 
     def _first_device(self) -> Device:
         """The device to ask the method about before torch is there: `auto` ends at the last candidate."""

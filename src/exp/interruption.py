@@ -4,7 +4,6 @@ import signal
 from typing import Any
 
 
-
 class Terminated(BaseException):
     """SIGTERM, as an exception: it unwinds like Ctrl-C."""
 

@@ -41,9 +41,7 @@ class Optimizer(abc.ABC):
 
     def slots(self, params: Mapping[str, Array]) -> dict[str, dict[str, Array]]:
         """The slots at the start: zeros shaped as `params`."""
-        return {
-            slot: {name: library(param).zeros_like(param) for name, param in params.items()} for slot in self.slot_names
-        }
+        return {slot: {name: library(param).zeros_like(param) for name, param in params.items()} for slot in self.slot_names}
 
     def update(self, state: State, grads: Mapping[str, Array], constants: Mapping[str, Any]) -> State:
         """The state after one update of every parameter by its gradient."""

@@ -1,14 +1,14 @@
 """The run folder: the truth about a run. Everything else, MLflow too, is told from it.
 
-    config.yaml          the resolved configuration
-    status.json          name, status, choices, digests, metrics, where it is tracked; replaced as a whole
-    curve.npz            `train/loss` of every step, `valid/…`, with times
-    environment.json     versions, hardware, libraries, commit
-    problem.json         what turns the user's units into the network's
-    initial.safetensors, final.safetensors    the state, by canonical names
-    error.txt            the traceback of a run that failed
-    tracking.json        what the tracking server already has (kept by the uploader)
-    .lock                locked for as long as the run is alive
+config.yaml          the resolved configuration
+status.json          name, status, choices, digests, metrics, where it is tracked; replaced as a whole
+curve.npz            `train/loss` of every step, `valid/…`, with times
+environment.json     versions, hardware, libraries, commit
+problem.json         what turns the user's units into the network's
+initial.safetensors, final.safetensors    the state, by canonical names
+error.txt            the traceback of a run that failed
+tracking.json        what the tracking server already has (kept by the uploader)
+.lock                locked for as long as the run is alive
 """
 
 import fcntl
@@ -16,6 +16,7 @@ import json
 import os
 import re
 import secrets
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,7 +46,7 @@ class RunFolder:
             folder = cls(path)
             folder._lock = os.open(path / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
         except OSError as error:
-            raise unwritable(runs, error) from None
+            raise _unwritable(runs, error) from None
         fcntl.flock(folder._lock, fcntl.LOCK_EX)
         return folder
 
@@ -161,9 +162,11 @@ def require_writable(runs: Path | str) -> None:
         existing = existing.parent
     if not existing.is_dir():
         raise InputError("runs", runs, f"{existing} is not a folder; give another with runs=…")
-    if not os.access(existing, os.W_OK | os.X_OK) or os.statvfs(existing).f_flag & os.ST_RDONLY:
-        raise InputError("runs", runs, f"{existing} is not writable; give another with runs=…")
+    try:
+        tempfile.TemporaryDirectory(dir=existing).cleanup()  # the only honest test: makes a folder and removes it
+    except OSError as error:
+        raise _unwritable(runs, error) from None
 
 
-def unwritable(runs: Path | str, error: OSError) -> InputError:
+def _unwritable(runs: Path | str, error: OSError) -> InputError:
     return InputError("runs", runs, f"cannot be written ({error.strerror}); give another folder with runs=…")

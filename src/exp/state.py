@@ -25,9 +25,7 @@ class State(NamedTuple):
         def applied(arrays: Mapping[str, Array]) -> dict[str, Array]:
             return {name: function(array) for name, array in arrays.items()}
 
-        return State(
-            applied(self.params), {slot: applied(arrays) for slot, arrays in self.slots.items()}, function(self.count)
-        )
+        return State(applied(self.params), {slot: applied(arrays) for slot, arrays in self.slots.items()}, function(self.count))
 
     def named(self) -> dict[str, Array]:
         """Canonical names: `layer1.weight`, `exp_avg/layer1.weight`, …, `count`."""

@@ -32,7 +32,9 @@ def sweep(combinations: list[Combination], swept: list[str], launcher: str) -> i
     Raises `InputError`, before anything is created, if one of them is invalid or none can run here.
     """
     if not launcher.endswith("BasicLauncher"):
-        raise InputError("hydra/launcher", launcher, "a sweep runs in this process, one after the other; leave the launcher out")
+        raise InputError(
+            "hydra/launcher", launcher, "a sweep runs in this process, one after the other; leave the launcher out"
+        )
     supported, skipped = _planned(combinations, swept)
     report = Report()
     for name, reason in skipped:
@@ -66,7 +68,7 @@ def _planned(combinations: list[Combination], swept: list[str]) -> tuple[dict[st
         try:
             experiment.check()
         except Unsupported as reason:
-            skipped.append((title, str(reason)))
+            skipped.append((title, reason.problem))
             continue
         if title in supported:
             raise InputError("sweep", title, "stands for two runs; give every combination once")
@@ -76,7 +78,9 @@ def _planned(combinations: list[Combination], swept: list[str]) -> tuple[dict[st
 
 def _one(experiment: Experiment, title: str, **status: Any) -> RunFolder:
     """Train one combination and say in a line what became of it."""
-    return record(experiment, experiment.check(), Report(title=title), **status)
+    report, data = Report(title=title), experiment.check()
+    report.begin(experiment, data)
+    return record(experiment, data, report, **status)
 
 
 def _compared(first: Experiment, folders: list[RunFolder], name: str, swept: list[str], report: Report) -> int:

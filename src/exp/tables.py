@@ -24,7 +24,9 @@ class Column:
         self._require_complete(key, typed)
         if self.values.dtype.kind not in "fiub":
             row = next((row for row, value in enumerate(self.values) if not _is_number(value)), 0)
-            advice = "problem.classes=true if it holds class labels" if key == "target" else "problem.features=[…] leaves it out"
+            advice = (
+                "problem.classes=true if it holds class labels" if key == "target" else "problem.features=[…] leaves it out"
+            )
             raise InputError(key, typed, f"column {self.name} holds text, {self.values[row]!r} in row {row + 1}; {advice}")
         numbers = self.values.astype(np.float64)
         if not (finite := np.isfinite(numbers)).all():

@@ -157,6 +157,7 @@ def train(method: Method, training: Training, data: Data, loss: Loss, place: Pla
         if not finite.all():
             losses = losses[: np.argmin(finite)]
             curve.blew_up_at_step = block.first + len(losses)
+            curve.first_not_finite = "the loss itself, of weights that were finite" if training.watch_finite else None
         elif done == total or training.watch_finite:
             curve.first_not_finite = _first_not_finite(method)
             curve.blew_up_at_step = done if curve.first_not_finite else None

@@ -49,9 +49,7 @@ class Module(Method):
             for kind, parameter in module.named_parameters()
         }
         self.loss, self.loss_arguments = getattr(torch.nn.functional, loss.torch_name), loss.torch_arguments
-        self.optimizer = getattr(torch.optim, optimizer.torch_name)(
-            self.parameters.values(), **optimizer.torch_arguments()
-        )
+        self.optimizer = getattr(torch.optim, optimizer.torch_name)(self.parameters.values(), **optimizer.torch_arguments())
         self.slot_names, self.count = optimizer.slot_names, int(state.count)
         with torch.no_grad():
             for name, parameter in self.parameters.items():

@@ -13,7 +13,7 @@ from exp.environment import environment
 from exp.experiment import Experiment, weights_digest
 from exp.interruption import interrupted
 from exp.problems import Data
-from exp.report import Report, number, table
+from exp.report import Report, number, short, table
 from exp.run_folder import RunFolder, mark_killed
 from exp.tasks.base import Task
 from exp.tracking.links import follow_up
@@ -52,7 +52,7 @@ def record(experiment: Experiment, data: Data, report: Report, **status: Any) ->
     """
     address = experiment.tracker.address()
     if address:
-        shared_uploader()  # imports MLflow while this process imports torch
+        shared_uploader().open(address["uri"])  # while this process imports torch
     device = experiment.resolve_device()
     folder = RunFolder.create(experiment.runs, experiment.name)
     try:
@@ -111,15 +111,17 @@ def _train(
         said["digests"] = digests | {"rows": curve.rows_digest}
     if curve.blew_up_at_step is not None:
         tensor = f"; first not finite: {curve.first_not_finite}" if curve.first_not_finite else ""
-        smaller = f"try optimizer.lr={number(experiment.optimizer.lr / 10)}"
+        smaller = f"try optimizer.lr={short(experiment.optimizer.lr / 10)}"
         report.say(f"blew up: loss not finite from step {curve.blew_up_at_step}{tensor}; {smaller}")
         return said | {"blew_up_at_step": curve.blew_up_at_step, "not_finite": curve.first_not_finite}
     folder.write_state("final", final)
-    if dead := experiment.dead_layers(final.params, data):
-        units = experiment.network.hidden
-        layers = ", ".join(f"all {units[int(name.removeprefix('layer')) - 1]} hidden units of {name}" for name in dead)
-        report.say(f"{layers} died: no sample of the training split activates any; try a smaller optimizer.lr")
-    return said | {"dead_layers": dead}
+    dead = experiment.dead_units(final.params, data)
+    for (layer, count), units in zip(dead.items(), experiment.network.hidden, strict=False):
+        if 2 * count >= units:
+            which = f"all {units} hidden units of {layer} died: no sample of the training split activates any"
+            some = f"{count} of {units} hidden units of {layer} died: no sample of the training split activates them"
+            report.say(f"{which if count == units else some}; try a smaller optimizer.lr")
+    return said | {"dead_units": {layer: count for layer, count in dead.items() if count}}
 
 
 def _send(folder: RunFolder, address: dict[str, str] | None) -> None:
@@ -173,6 +175,3 @@ def status_cell(status: dict[str, Any], column: str) -> str:
     if column == "seconds":
         return f"{metrics['time/train_seconds']:.2f}" if "time/train_seconds" in metrics else "–"
     return str(status["choices"].get(column, "–"))
-
-
-

@@ -37,7 +37,9 @@ class Ui(Task):
     def __call__(self, experiment: Experiment) -> int:
         address = experiment.tracker.address()
         if address is None:
-            raise InputError("tracker", experiment.choices["tracker"], "keeps nothing that MLflow could show; use tracker=mlflow")
+            raise InputError(
+                "tracker", experiment.choices["tracker"], "keeps nothing that MLflow could show; use tracker=mlflow"
+            )
         page = _page(experiment, address["uri"])
         if address["uri"].partition(":")[0] in SERVERS:
             print(f"open {experiment_link(address['uri'], page)}", flush=True)

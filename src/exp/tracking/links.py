@@ -54,7 +54,12 @@ def _command(uri: str) -> str:
     if uri.partition(":")[0] in SERVERS:
         return ""
     beside = Path(sys.executable).parent / "mlflow"  # not on the path in an environment that is not activated
-    program = "mlflow" if shutil.which("mlflow") or not beside.exists() else os.path.relpath(beside)
+    program = "mlflow" if shutil.which("mlflow") or not beside.exists() else _near(beside)
     default = database_file(uri) == Path("mlflow.db").absolute() and not os.environ.get("MLFLOW_TRACKING_URI")
     store = "" if default else f" --backend-store-uri {uri}"
     return f"{program} ui{store}, then open "
+
+
+def _near(path: Path) -> str:
+    """The path as one would type it here."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

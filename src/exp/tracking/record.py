@@ -23,14 +23,14 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
-import numpy as np  # noqa: E402
-from mlflow import MlflowClient  # noqa: E402
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag  # noqa: E402
-from mlflow.exceptions import MlflowException  # noqa: E402
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 
-from exp.run_folder import RunFolder  # noqa: E402
-from exp.tracking.settings import database_file  # noqa: E402
-from exp.tracking.view import saved_view  # noqa: E402
+from exp.run_folder import RunFolder
+from exp.tracking.settings import database_file
+from exp.tracking.view import saved_view
 
 CHUNK = 1000
 """Points in one request: MLflow's limit."""
@@ -163,7 +163,7 @@ def _tags(folder: RunFolder, status: dict[str, Any]) -> dict[str, str]:
         "mlflow.runColor": status.get("colour"),
         "blew_up_at_step": status.get("blew_up_at_step"),
         "not_finite": status.get("not_finite"),
-        "dead_layers": ", ".join(status.get("dead_layers", [])) or None,
+        "dead_units": ", ".join(f"{layer} {count}" for layer, count in status.get("dead_units", {}).items()) or None,
         "error": status.get("error"),
     }
     tags |= {f"digest.{name}": value for name, value in status.get("digests", {}).items()}

@@ -60,7 +60,11 @@ def _absolute(key: str, uri: str) -> str:
     scheme = parts.scheme.partition("+")[0].lower()
     if _holds_secret(uri, scheme):
         shown = re.sub(r"//[^@/]*@", "//***@", uri).partition("?")[0]
-        use = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" if scheme in SERVERS else "the database's own, such as PGPASSWORD"
+        use = (
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            if scheme in SERVERS
+            else "the database's own, such as PGPASSWORD"
+        )
         raise InputError(key, shown, f"holds a password, which would be stored; put it into the environment ({use})")
     if scheme not in DATABASES + SERVERS:
         choices = [f"{name}:///…" if name == "sqlite" else f"{name}://…" for name in nearest(scheme, DATABASES + SERVERS)]
@@ -71,11 +75,15 @@ def _absolute(key: str, uri: str) -> str:
     if scheme != "sqlite":
         return uri
     if not uri.startswith("sqlite:///") or len(uri) <= len("sqlite:///"):
-        raise InputError(key, uri, "allowed: sqlite:/// and a file, such as sqlite:///mlflow.db (sqlite:////tmp/m.db is absolute)")
+        raise InputError(
+            key, uri, "allowed: sqlite:/// and a file, such as sqlite:///mlflow.db (sqlite:////tmp/m.db is absolute)"
+        )
     file = Path(uri.removeprefix("sqlite:///")).absolute()
     if not file.parent.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK) or file.is_dir():
         reason = "is a folder" if file.is_dir() else "no such folder, or not writable"
-        raise InputError(key, uri, f"{file if file.is_dir() else file.parent}: {reason}; give a file in a folder that you can write")
+        raise InputError(
+            key, uri, f"{file if file.is_dir() else file.parent}: {reason}; give a file in a folder that you can write"
+        )
     return f"sqlite:///{file}"
 
 

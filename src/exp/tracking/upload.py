@@ -4,6 +4,7 @@ It imports MLflow while the trainer is still starting, survives the trainer, and
 uploads what it was given once more, marks what a killed trainer left behind as KILLED, and is done.
 """
 
+import contextlib
 import gc
 import json
 import queue
@@ -28,6 +29,11 @@ class Upload:
         self._store_type = Store
         self._stores: dict[str, Store] = {}
         self._blocked: dict[str, tuple[float, str]] = {}  # uri -> (until, why)
+
+    def open(self, uri: str) -> None:
+        """Open a store that will be needed."""
+        with contextlib.suppress(Exception):  # said when there is something to upload
+            self._reached(uri, lambda store: {})
 
     def folder(self, path: Path) -> None:
         """Upload what is new in one run folder; the answer is final once the run is over."""
@@ -120,7 +126,9 @@ def main() -> None:
             seen.append(path)
             upload.folder(path)
         for message in filter(None, batch):
-            if "view" in message:
+            if "open" in message:
+                upload.open(message["open"])
+            elif "view" in message:
                 upload.view(message["view"])
             elif "recover" in message:
                 upload.recover(Path(message["recover"]))

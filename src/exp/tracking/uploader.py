@@ -36,6 +36,10 @@ class Uploader:
         self._answers: dict[str, dict[str, Any]] = {}
         self._waited_seconds = 0.0
 
+    def open(self, uri: str) -> None:
+        """Runs will be tracked at `uri`: open it while the trainer is still getting ready."""
+        self._tell({"open": uri})
+
     def send(self, folder: Path) -> None:
         """The folder has changed: upload what is new in it."""
         self._open.add(str(folder))

@@ -23,7 +23,9 @@ def saved_view(sweep: str, params: list[str], metrics: list[str], runs: int) -> 
     def line(metric: str) -> dict[str, Any]:
         axes = {"xAxisKey": "step", "xAxisScaleType": "linear", "selectedXAxisMetricKey": "", "yAxisKey": "metric"}
         names = {"metricKey": metric, "selectedMetricKeys": [metric], "displayName": metric, "scaleType": "log"}
-        return chart("LINE", curves, lineSmoothness=0, useGlobalXaxisKey=True, useGlobalLineSmoothing=True, range={}, **axes, **names)
+        return chart(
+            "LINE", curves, lineSmoothness=0, useGlobalXaxisKey=True, useGlobalLineSmoothing=True, range={}, **axes, **names
+        )
 
     state = {
         "searchFilter": sweep_filter(sweep),
