@@ -21,65 +21,56 @@ def _guarded(words: list[str]) -> int:
     from exp.interruption import exit_code, interrupted, raise_on_sigterm
 
     raise_on_sigterm()
-    kill = True
+    keep_uploading = False
     try:
         code = _run(words)
-        kill = False
+        keep_uploading = True
         return code
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except BaseException as error:
+        keep_uploading = interrupted(error) or isinstance(error, SystemExit)  # a sweep ends by SystemExit
         if not interrupted(error):
             raise
-        kill = False
         return exit_code(error)
     finally:
-        close_shared_uploader(kill=kill)
+        close_shared_uploader(kill=not keep_uploading)
 
 
 def _run(words: list[str]) -> int:
+    """Compose the configuration and do its task; returns the exit code."""
     import hydra
-    from hydra._internal.utils import get_args_parser
+    from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig
 
     from exp.config_errors import explain
-    from exp.configuration import add_import_paths, instantiate, names_quoted
-    from exp.errors import MISSING, InputError
+    from exp.configuration import instantiate, prepared
     from exp.registry import conf_folder
 
-    parser = get_args_parser()
-
-    def refuse(message: str) -> None:
-        raise InputError(" ".join(words), MISSING, f"{message}; flags such as -m come before the overrides (see --help)")
-
-    parser.error = refuse  # type: ignore[method-assign]
-    arguments = parser.parse_args(words)
-    sys.argv[1:] = names_quoted(words)
-    if arguments.config_dir:
-        add_import_paths(arguments.config_dir)
-    codes: list[int] = []
+    outcome: list[int | BaseException] = []
 
     @hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")
-    def train(config: DictConfig) -> None:
-        chosen = hydra.core.hydra_config.HydraConfig.get()
+    def composed(config: DictConfig) -> None:
+        chosen = HydraConfig.get()
         try:
-            experiment, task = instantiate(config, dict(chosen.runtime.choices), list(chosen.overrides.task))
-            codes.append(task(experiment))
+            trainer, task = instantiate(config, dict(chosen.runtime.choices), list(chosen.overrides.task))
+            outcome.append(task(trainer))
         except BaseException as error:  # Hydra would print it: it is ours to say
-            failure.append(error)
+            outcome.append(error)
 
-    failure: list[BaseException] = []
+    sys.argv[1:], overrides = prepared(words)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, rather than print and exit
     try:
-        train()
-    except (InputError, SystemExit):
-        raise
+        composed()
     except Exception as error:
-        raise explain(error, arguments.overrides) from error
-    if failure:
-        raise failure[0]
-    return codes[-1] if codes else 0
+        raise explain(error, overrides) from error
+    match outcome:
+        case [int(code)]:
+            return code
+        case [BaseException() as error]:
+            raise error
+    return 0  # --help, --cfg and their like have printed what was asked
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from exp.arrays import Array, library
 
 class Activation(Protocol):
     torch_name: str
-    torch_arguments: dict[str, object]
+    torch_arguments: dict[str, str]
 
     def value(self, z: Array) -> Array: ...
 

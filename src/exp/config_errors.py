@@ -25,7 +25,7 @@ def as_typed(overrides: list[str]) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        values = dict(override.lstrip("+").partition("=")[::2] for override in overrides)
+        values = {key.lstrip("+"): value for key, _, value in (override.partition("=") for override in overrides)}
         if error.value is not MISSING and error.key in values:
             raise type(error)(error.key, values[error.key], error.problem) from None
         raise
@@ -44,6 +44,8 @@ def explained(overrides: list[str]) -> Iterator[None]:
 
 def explain(error: BaseException, overrides: list[str]) -> InputError:
     """The one line for an error raised while composing `overrides`."""
+    if isinstance(error, InputError):
+        return error
     for cause in _chain(error):
         if isinstance(cause, yaml.YAMLError):
             return _bad_yaml(cause)

@@ -10,9 +10,10 @@ import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
@@ -80,6 +81,20 @@ def compose(overrides: list[str], config_dir: str | Path | None = None) -> tuple
     return whole, choices, overrides
 
 
+def prepared(words: list[str]) -> tuple[list[str], list[str]]:
+    """A command line as Hydra will read it, and the overrides in it. Raises `InputError` for a flag that is none."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise InputError(" ".join(words), MISSING, f"{message}; flags such as -m come before the overrides (see --help)")
+
+    parser.error = refuse
+    arguments = parser.parse_args(words)
+    if arguments.config_dir:
+        add_import_paths(arguments.config_dir)
+    return names_quoted(words), arguments.overrides
+
+
 def names_quoted(words: list[str]) -> list[str]:
     """`debug=nan` with nan as a name: Hydra reads it as a number."""
 
@@ -101,10 +116,10 @@ def add_import_paths(config_dir: str | Path) -> None:
 def instantiate(config: DictConfig, choices: dict[str, Any], overrides: list[str]) -> tuple[Experiment, Task]:
     """The experiment and its task. Raises `InputError` for a key, a type, a value or a class that cannot be."""
     with as_typed(overrides):
-        return _instantiate(config, choices, overrides)
+        return _built(config, choices, overrides)
 
 
-def _instantiate(config: DictConfig, choices: dict[str, Any], overrides: list[str]) -> tuple[Experiment, Task]:
+def _built(config: DictConfig, choices: dict[str, Any], overrides: list[str]) -> tuple[Experiment, Task]:
     config = OmegaConf.create({key: node for key, node in config.items_ex(resolve=False) if key != "hydra"})
     unknown = next((key for key in config if key not in (*GROUPS, *_names(TopLevel))), None)
     if unknown is not None:
@@ -116,12 +131,12 @@ def _instantiate(config: DictConfig, choices: dict[str, Any], overrides: list[st
     top = _typed("", TopLevel, OmegaConf.create({name: config.get(name) for name in _names(TopLevel)}))
     TopLevel(**top)
     checked = {group: _checked(group, config.get(group), kind) for group, kind in GROUPS.items()}
-    parts = {group: _instantiated(group, node) for group, node in checked.items()}  # the chosen trainer's parts
+    parts: dict[str, Any] = {group: _part(group, node) for group, node in checked.items()} | top
+    parts["name"] = top["name"] or run_name(choices["method"], overrides)
     task = parts.pop("task")
-    name = top["name"] or run_name(choices["method"], overrides)
     named = {group: str(choices[group]) for group in GROUPS if group != "task"}
-    plain = {name: OmegaConf.to_container(node) for name, node in checked.items()}
-    return Experiment(**parts, **top | {"name": name}, choices=named, config=plain | top), task
+    plain = {group: OmegaConf.to_container(node) for group, node in checked.items()}
+    return Experiment(**parts, choices=named, config=plain | top), task
 
 
 def _names(schema: type) -> list[str]:
@@ -178,7 +193,7 @@ def _typed(group: str, schema: type, values: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def _instantiated(group: str, node: DictConfig) -> Any:
+def _part(group: str, node: DictConfig) -> Any:
     try:
         return hydra.utils.instantiate(node, _convert_="all")
     except InstantiationException as error:

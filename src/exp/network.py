@@ -5,6 +5,7 @@ Layer n maps a₍ₙ₋₁₎ to zₙ = a₍ₙ₋₁₎ Wₙ + bₙ, and aₙ =
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import sqrt
 from typing import Any
 
@@ -41,7 +42,7 @@ class Network:
         """Initial parameters in float64; `generator(n)` is the random generator of layer n (`numpy.random.Generator`)."""
         params = {}
         widths = self.widths(inputs, outputs)
-        for layer, (rows, columns) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+        for layer, (rows, columns) in enumerate(pairwise(widths), start=1):
             params[f"layer{layer}.weight"] = _DRAWS[self.initial](generator(layer), rows, columns)
             if self.bias:
                 params[f"layer{layer}.bias"] = zeros((columns,))

@@ -1,4 +1,4 @@
-"""The one training loop: batches, blocks of steps, reading the losses, evaluation, timing, stopping. No method is named here."""
+"""The one training loop: batches, blocks of steps, reading the losses, evaluation, timing, stopping."""
 
 import time
 from collections.abc import Iterator
@@ -79,7 +79,7 @@ class Training:
         rows: list[np.ndarray | None] = []
         first = 0
         for step, batch in zip(range(total), self.batches(samples), strict=False):
-            if rows and np.size(batch) != np.size(rows[0]):  # a ragged last batch is a block of its own
+            if rows and _size(batch) != _size(rows[0]):  # a ragged last batch is a block of its own
                 yield _block(first, rows)
                 first, rows = step, []
             rows.append(batch)
@@ -87,6 +87,10 @@ class Training:
             if done in (1, total) or len(rows) == longest or any(done % cadence == 0 for cadence in cadences):
                 yield _block(first, rows)
                 first, rows = done, []
+
+
+def _size(batch: np.ndarray | None) -> int | None:
+    return None if batch is None else len(batch)
 
 
 def _block(first: int, rows: list[np.ndarray | None]) -> Block:

@@ -106,7 +106,7 @@ def _train(
         report.end()
         folder.write_curve(curve.arrays())
         final = experiment.method.export()
-    said = {"status": "FINISHED", "metrics": _metrics(curve)}
+    said = {"status": "FINISHED", "metrics": _metrics(curve), "first_loss": next(iter(curve.train_loss), None)}
     if curve.rows_digest:
         said["digests"] = digests | {"rows": curve.rows_digest}
     if curve.blew_up_at_step is not None:
@@ -135,7 +135,7 @@ def _metrics(curve: Curve) -> dict[str, float]:
     times |= {"train_seconds": curve.train_seconds}
     metrics = {f"time/{name}": value for name, value in times.items()}
     if curve.train_loss:
-        metrics |= {"first/loss": curve.train_loss[0], "final/loss": curve.train_loss[-1]}
+        metrics["final/loss"] = curve.train_loss[-1]
     if curve.blew_up_at_step is None:
         metrics |= {f"final/valid_{name}": values[-1] for name, values in curve.valid.items()}
     return {name: value for name, value in metrics.items() if np.isfinite(value)}
@@ -168,8 +168,10 @@ def status_cell(status: dict[str, Any], column: str) -> str:
     metrics = status.get("metrics", {})
     if column == "final loss" and status.get("blew_up_at_step") is not None:
         return f"blew up at {status['blew_up_at_step']}"
-    if column in ("first loss", "final loss"):
-        return number(metrics.get(column.replace(" ", "/")))
+    if column == "first loss":
+        return number(status.get("first_loss"))
+    if column == "final loss":
+        return number(metrics.get("final/loss"))
     if column.startswith("valid "):
         return number(metrics.get(f"final/{column.replace(' ', '_')}"))
     if column == "seconds":

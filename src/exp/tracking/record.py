@@ -12,7 +12,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -74,10 +74,8 @@ class Store:
         if name not in self._experiments:
             found = self._client.get_experiment_by_name(name)
             if found is None:
-                try:
+                with suppress(MlflowException):  # raised where another process was faster
                     self._client.create_experiment(name, artifact_location=_artifacts(self.uri, name))
-                except MlflowException:  # another process was faster
-                    pass
                 found = self._client.get_experiment_by_name(name)
             if found is None or found.lifecycle_stage == "deleted":
                 raise MlflowException(f"the experiment {name} was deleted in the store; restore it, or name another")

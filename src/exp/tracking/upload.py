@@ -73,10 +73,8 @@ class Upload:
         self.answer(f"recovered {runs}", final=True, uploaded=uploaded, failed=failed)
 
     def answer(self, name: str, **answer: Any) -> None:
-        try:
+        with contextlib.suppress(OSError):  # the trainer is gone; the work goes on
             print(json.dumps({"name": name} | answer), flush=True)
-        except OSError:
-            pass  # the trainer is gone; the work goes on
 
     def _reached(self, uri: str, action: Any) -> dict[str, Any]:
         until, why = self._blocked.get(uri, (0.0, ""))

@@ -4,7 +4,9 @@ The trainer writes folders and sends their names; it waits once, at the end, and
 found in the runs folder by the next invocation.
 """
 
+import contextlib
 import json
+import os
 import select
 import subprocess
 import sys
@@ -76,10 +78,8 @@ class Uploader:
     def close(self, *, kill: bool = False) -> None:
         """No more to send. The process ends by itself, once it has uploaded what it was given; or now, by `kill`."""
         if self._process.stdin:
-            try:
+            with contextlib.suppress(OSError):
                 self._process.stdin.close()
-            except OSError:
-                pass
         if kill:
             self._process.kill()
             self._process.wait()
@@ -89,11 +89,9 @@ class Uploader:
 
     def _tell(self, message: dict[str, Any]) -> None:
         assert self._process.stdin
-        try:
+        with contextlib.suppress(OSError):  # it is gone; wait() finds no answer
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
             self._process.stdin.flush()
-        except OSError:
-            pass  # it is gone; wait() finds no answer
 
     def _read(self, seconds: float) -> bool:
         """Take in some answers; False if none came in time or the process is gone."""
@@ -101,8 +99,6 @@ class Uploader:
         file = self._process.stdout.fileno()
         if not select.select([file], [], [], seconds)[0]:
             return False
-        import os
-
         if not (chunk := os.read(file, 1 << 16)):
             return False
         *lines, self._buffer = (self._buffer + chunk).split(b"\n")

@@ -19,6 +19,7 @@ class ExpSweeper(Sweeper):
         """Raises `SystemExit` with the sweep's exit code, and `InputError` where it could not start."""
         from exp.sweep import Combination, sweep
 
+        assert self.hydra_context and self.config
         loader = self.hydra_context.config_loader
         parsed = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
         swept = [override.get_key_element() for override in parsed if override.is_sweep_override()]
