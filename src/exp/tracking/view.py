@@ -14,6 +14,7 @@ from uuid import uuid4
 def saved_view(sweep: str, params: list[str], metrics: list[str], runs: int) -> str:
     """The value of the experiment tag `mlflow.sharedViewState.<key>`: all loss curves overlaid, then the values."""
     curves, values = uuid4().hex, uuid4().hex
+    curve_metrics = ["train/loss"] + ["valid/loss"] * any(metric.startswith("final/valid_") for metric in metrics)
     section = {"display": True, "isReordered": True, "deleted": False, "isGenerated": False}
 
     def chart(kind: str, where: str, **fields: Any) -> dict[str, Any]:
@@ -53,11 +54,11 @@ def saved_view(sweep: str, params: list[str], metrics: list[str], runs: int) -> 
         "autoRefreshEnabled": True,
         "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
         "compareRunSections": [
-            {"uuid": curves, "name": "Loss curves", **section},
-            {"uuid": values, "name": "Final values", **section},
+            {"uuid": curves, "name": "Loss curves", "columns": 1, "cardHeight": 480, **section},
+            {"uuid": values, "name": "Final values", "columns": 2, "cardHeight": 360, **section},
         ],
         "compareRunCharts": [
-            *[line(metric) for metric in ("train/loss", "valid/loss")],
+            *[line(metric) for metric in curve_metrics],
             chart("PARALLEL", values, selectedParams=params, selectedMetrics=metrics, showAllRuns=True),
             *[chart("BAR", values, metricKey=metric) for metric in metrics],
         ],
@@ -77,8 +78,14 @@ def sweep_link(address: str, experiment: str, sweep: str, key: str | None) -> st
 
 
 def run_link(address: str, experiment: str, run: str) -> str:
-    """The page with the curves of one run."""
-    return f"{address}/#/experiments/{experiment}/runs/{run}/model-metrics?workflowType=machine_learning"
+    """The page with the loss curve of one run, in log scale."""
+
+    def encoded(value: object) -> str:
+        return quote(json.dumps(value, separators=(",", ":")), safe="")
+
+    names = {"runs": [run], "metric": "train/loss", "experiments": [experiment], "plot_metric_keys": ["train/loss"]}
+    query = "&".join(f"{key}={encoded(value)}" for key, value in names.items())
+    return f"{address}/#/metric?{query}&x_axis=step&y_axis_scale=log&workflowType=machine_learning"
 
 
 def experiment_link(address: str, experiment: str | None) -> str:
