@@ -20,15 +20,15 @@ class Activation(Protocol):
 
 
 class Relu:
-    """f(z) = z where z > 0, else 0; f′(0) = 0, as in `torch.relu` (Nair & Hinton 2010)."""
+    """f(z) = 0 where z ≤ 0, else z; f′(0) = 0, and NaN stays NaN, as in `torch.relu` (Nair & Hinton 2010)."""
 
     torch_name, torch_arguments = "ReLU", {}
 
     def value(self, z: Array) -> Array:
-        return library(z).where(z > 0, z, 0)
+        return library(z).where(z <= 0, 0, z)
 
     def backward(self, signal: Array, z: Array, a: Array) -> Array:
-        return library(z).where(z > 0, signal, 0)
+        return library(z).where(z <= 0, 0, signal)
 
 
 class Tanh:

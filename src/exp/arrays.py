@@ -76,7 +76,9 @@ def per_run(value: Array, array: Array) -> Array:
 
 
 def gather(array: Array, rows: Array) -> Array:
-    """The `rows`, (B,) or (K, B), of `array`, (N, D) or (K, N, D): (B, D) or (K, B, D)."""
+    """The `rows`, (B,) or (K, B), of `array`, (N, D) or (K, N, D): (B, D), or (K, B, D) where either has K."""
+    if rows.ndim == 1:
+        return array[..., rows, :]
     if array.ndim == 2:
         return array[rows]
     xp = library(array)

@@ -1,6 +1,7 @@
 """Tables in files: CSV, Parquet and NPZ as named columns, with every reason why one cannot be read."""
 
 import zipfile
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +25,9 @@ class Column:
         self._require_complete(key, typed)
         if self.values.dtype.kind not in "fiub":
             row = next((row for row, value in enumerate(self.values) if not _is_number(value)), 0)
-            advice = (
-                "problem.classes=true if it holds class labels" if key == "target" else "problem.features=[…] leaves it out"
-            )
-            raise InputError(key, typed, f"column {self.name} holds text, {self.values[row]!r} in row {row + 1}; {advice}")
+            advice = "problem.classes=true for class labels" if key == "target" else "problem.features=[…] leaves it out"
+            shown = f"{str(self.values[row])!r} in row {row + 1}"
+            raise InputError(key, typed, f"column {self.name} holds text, {shown}; {advice}")
         numbers = self.values.astype(np.float64)
         if not (finite := np.isfinite(numbers)).all():
             row = int(np.argmin(finite))
@@ -39,14 +39,19 @@ class Column:
         self._require_complete(key, self.name)
         values = self.values
         if values.dtype.kind == "f":
-            if not (values == np.round(values)).all():
-                row = int(np.argmax(values != np.round(values)))
+            whole = (np.abs(values) <= 2**53) & (values == np.floor(values))  # beyond, floats skip whole numbers
+            if not whole.all():
+                row = int(np.argmin(whole))
                 problem = f"{values[row]} in row {row + 1} is no class label; problem.classes=false for a number to predict"
                 raise InputError(key, self.name, problem)
             values = values.astype(np.int64)
+        if any(isinstance(value, bytes) for value in values.tolist()):
+            raise InputError(key, self.name, "holds bytes that are no UTF-8 text; save the table as UTF-8")
+        if values.dtype.kind not in "iubU":
+            values = np.array([str(value) for value in values])
         if len(np.unique(values)) < 2:
             raise InputError(key, self.name, f"every row is of class {values[0]}; classification needs two classes or more")
-        return values.astype(str) if values.dtype.kind == "O" else values
+        return values
 
     def _require_complete(self, key: str, typed: str) -> None:
         if self.missing.any():
@@ -69,10 +74,10 @@ def read_table(path: str) -> dict[str, Column]:
         columns = reader(path)
     except FileNotFoundError:
         raise InputError("path", path, f"no such file (looked in {Path.cwd()})") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, pyarrow.ArrowException) as error:
-        if isinstance(error, InputError):
-            raise
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    except InputError:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, pyarrow.ArrowException) as error:
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
         raise InputError("path", path, f"cannot be read as {Path(path).suffix[1:]}: {reason}") from None
     repeated = [name for name, count in Counter(column.name for column in columns).items() if count > 1]
     if repeated:
@@ -91,21 +96,29 @@ def _csv(path: str) -> list[Column]:
 def _parquet(path: str) -> list[Column]:
     import pyarrow.parquet
 
-    return _columns(pyarrow.parquet.read_table(path))
+    return _columns(pyarrow.parquet.ParquetFile(path).read())
 
 
 def _columns(table: Any) -> list[Column]:
     columns = []
     for name, column in zip(table.column_names, table.columns, strict=True):
         missing = column.is_null(nan_is_null=True).to_numpy().astype(bool)
-        values = column.to_numpy(zero_copy_only=False) if hasattr(column, "chunks") else column.to_numpy()
-        columns.append(Column(name, np.asarray(values), missing))
+        values = np.asarray(column.to_numpy())
+        if values.dtype.kind == "O":
+            missing |= values == ""  # an empty field of a text column
+        columns.append(Column(name, values, missing))
     return columns
 
 
 def _npz(path: str) -> list[Column]:
-    with np.load(path, allow_pickle=False) as arrays:
-        loaded = {name: arrays[name] for name in arrays.files}
+    with Path(path).open("rb") as file:
+        if not zipfile.is_zipfile(file):
+            raise ValueError("it is no archive of arrays, as numpy.savez writes")
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as arrays:
+            loaded = {name: arrays[name] for name in arrays.files}
+    if strange := [name for name, array in loaded.items() if not isinstance(array, np.ndarray)]:
+        raise ValueError(f"its member {strange[0]} is no array")
     rows = {name: len(array) if array.ndim else 0 for name, array in loaded.items()}
     if len(set(rows.values())) > 1:
         raise ValueError(f"its arrays differ in length: {', '.join(f'{name} {count}' for name, count in rows.items())}")

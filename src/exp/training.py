@@ -20,7 +20,7 @@ LONGEST_BLOCK = 100
 
 @dataclass(kw_only=True)
 class Training:
-    """How long and in which batches. Give `steps` or `epochs`. Cadences are in steps; null is a tenth of the run.
+    """How long and in which batches. Give `steps` or `epochs`. Cadences are in steps; null: ten evaluations, five logs.
 
     `batch_size` null is the whole training split in every step. `watch_finite` looks at every tensor after every step,
     to name the first that is not finite.
@@ -201,9 +201,13 @@ def accuracy(prediction: np.ndarray, target: np.ndarray) -> float:
 
 
 def r2(prediction: np.ndarray, target: np.ndarray) -> float:
-    """1 − Σ(p − y)² / Σ(y − ȳ)², the mean over the outputs (coefficient of determination)."""
+    """1 − Σ(p − y)² / Σ(y − ȳ)², the mean over the outputs (coefficient of determination).
+
+    NaN where a target is constant, as in a split of one row: there is nothing to explain.
+    """
     residual = ((prediction - target) ** 2).sum(axis=0)
-    return float(np.mean(1 - residual / ((target - target.mean(axis=0)) ** 2).sum(axis=0)))
+    total = ((target - target.mean(axis=0)) ** 2).sum(axis=0)
+    return float(np.mean(1 - residual / total)) if total.all() else float("nan")
 
 
 METRICS = {"accuracy": accuracy, "r2": r2}

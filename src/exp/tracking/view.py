@@ -54,7 +54,7 @@ def saved_view(sweep: str, params: list[str], metrics: list[str], runs: int) -> 
         "autoRefreshEnabled": True,
         "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
         "compareRunSections": [
-            {"uuid": curves, "name": "Loss curves", "columns": 1, "cardHeight": 480, **section},
+            {"uuid": curves, "name": "Loss curves", "columns": 1, "cardHeight": 520, **section},
             {"uuid": values, "name": "Final values", "columns": 2, "cardHeight": 360, **section},
         ],
         "compareRunCharts": [

@@ -1,0 +1,319 @@
+"""The one loop: batches, blocks, evaluations, and where the curve of a run that blew up is cut."""
+
+from collections.abc import Iterator
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import reference_tutorial
+import sklearn.metrics
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import exp
+from exp.arrays import Array, Place
+from exp.configuration import compose, instantiate
+from exp.losses import MeanSquaredError
+from exp.methods import Method
+from exp.problems import Data, Split
+from exp.state import State
+from exp.training import LONGEST_BLOCK, METRICS, Curve, Training, train
+
+METHODS = sorted(path.stem for path in (Path(__file__).parents[1] / "conf/method").glob("*.yaml"))
+steady = settings(deadline=None, derandomize=True, database=None)
+
+
+@st.composite
+def trainings(draw: st.DrawFn) -> tuple[Training, int]:
+    """A training and the rows of the split that it is for."""
+    samples = draw(st.integers(1, 40))
+    by_steps = draw(st.booleans())
+    training = Training(
+        steps=draw(st.integers(1, 350)) if by_steps else None,
+        epochs=None if by_steps else draw(st.integers(1, 7)),
+        batch_size=draw(st.none() | st.integers(1, samples)),
+        evaluate_every=draw(st.none() | st.integers(1, 150)),
+        log_every=draw(st.none() | st.integers(1, 150)),
+        watch_finite=draw(st.sampled_from([False, False, True])),
+        seed=draw(st.integers(0, 3)),
+    )
+    return training, samples
+
+
+def batches_of(training: Training, samples: int) -> list[np.ndarray]:
+    """The rows of every step, in order, from the blocks."""
+    return [batch for block in training.blocks(samples) if block.rows is not None for batch in block.rows]
+
+
+# Batches and blocks
+
+
+@steady
+@given(trainings())
+def test_blocks_cover_the_run(case: tuple[Training, int]):
+    training, samples = case
+    total, blocks = training.total_steps(samples), list(training.blocks(samples))
+    if training.steps is None:
+        assert total == (training.epochs or 0) * ceil(samples / (training.batch_size or samples))
+    else:
+        assert total == training.steps
+    ends = [block.first + block.steps for block in blocks]
+    assert [block.first for block in blocks] == [0, *ends[:-1]]
+    assert ends[-1] == total
+    assert max(block.steps for block in blocks) <= (1 if training.watch_finite else LONGEST_BLOCK)
+    every = [training.evaluate_every or ceil(total / 10), training.log_every or ceil(total / 5)]
+    assert (every[0], every[1]) == (training.evaluation_cadence(samples), training.log_cadence(samples))
+    assert {1, total, *(step for cadence in every for step in range(cadence, total + 1, cadence))} <= set(ends)
+
+
+@steady
+@given(trainings())
+def test_every_epoch_is_a_permutation(case: tuple[Training, int]):
+    training, samples = case
+    size = training.batch_size
+    if size is None:
+        assert all(block.rows is None for block in training.blocks(samples))
+        return
+    per_epoch, batches = ceil(samples / size), batches_of(training, samples)
+    assert len(batches) == training.total_steps(samples)
+    for start in range(0, len(batches), per_epoch):
+        epoch = batches[start : start + per_epoch]
+        rows = np.concatenate(epoch).tolist()
+        assert len(set(rows)) == len(rows) and set(rows) <= set(range(samples))
+        assert [len(batch) for batch in epoch] == [min(size, samples - step * size) for step in range(len(epoch))]
+        if len(epoch) == per_epoch:
+            assert len(rows) == samples
+
+
+@steady
+@given(trainings())
+def test_ragged_last_batch_is_a_block_of_its_own(case: tuple[Training, int]):
+    training, samples = case
+    size = training.batch_size or samples
+    for block in training.blocks(samples):
+        if block.rows is not None:
+            assert block.rows.shape == (block.steps, size) or block.rows.shape == (1, samples % size)
+
+
+@steady
+@given(trainings(), st.integers(1, 40), st.integers(1, 9))
+def test_order_of_batches_depends_on_the_seed_only(case: tuple[Training, int], steps: int, cadence: int):
+    training, samples = case
+    size = training.batch_size or samples
+    other = Training(steps=steps, batch_size=size, evaluate_every=cadence, log_every=cadence, seed=training.seed)
+    whole = Training(steps=40, batch_size=size, seed=training.seed)
+    for one, same in zip(batches_of(other, samples), batches_of(whole, samples), strict=False):
+        assert np.array_equal(one, same)
+
+
+def test_another_seed_and_another_epoch_are_another_order():
+    first, again, other = (np.concatenate(batches_of(Training(epochs=2, batch_size=7, seed=seed), 30)) for seed in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert not np.array_equal(first[:30], first[30:])
+
+
+def test_cadences_and_the_first_step_close_blocks():
+    training = Training(steps=250, evaluate_every=120, log_every=250)
+    assert [(block.first, block.steps) for block in training.blocks(7)] == [
+        (0, 1),
+        (1, 100),
+        (101, 19),
+        (120, 100),
+        (220, 20),
+        (240, 10),
+    ]
+    ragged = Training(epochs=2, batch_size=3, evaluate_every=6, log_every=6)
+    assert [block.rows.shape for block in ragged.blocks(7) if block.rows is not None] == [
+        (1, 3), (1, 3), (1, 1), (2, 3), (1, 1)
+    ]  # fmt: skip
+
+
+# The loop
+
+
+class Scripted(Method):
+    """Losses as written; `weight` is exported after the last step."""
+
+    library = "numpy"
+
+    def __init__(self, losses: list[float], weight: float = 1.0):
+        self.losses, self.weight, self.done = losses, weight, 0
+
+    def start(self, **_: Any) -> None: ...
+
+    def step(self, x: Array, y: Array) -> Array:
+        self.done += 1
+        return np.float64(self.losses[self.done - 1])
+
+    def predict(self, x: Array) -> Array:
+        return x[:, :1] * self.done
+
+    def export(self) -> State:
+        weight = np.array([self.weight if self.done == len(self.losses) else 1.0])
+        return State({"layer1.weight": np.ones(2), "layer2.weight": weight}, {}, np.array(self.done))
+
+
+def split(rows: int) -> Split:
+    x = np.random.default_rng(rows).standard_normal((rows, 3))
+    return Split(x, x[:, :1], x, x[:, :1])
+
+
+def whole(method: Method, training: Training, valid: Split | None = None) -> Curve:
+    """The curve at the end."""
+    *_, curve = train(method, training, Data(split(7), valid), MeanSquaredError(), Place("numpy", "cpu", "float64"))
+    return curve
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("step", [0, 1, 57, 99, 100, 101, 249])
+def test_curve_is_cut_at_the_first_loss_that_is_not_finite(step: int, bad: float):
+    losses = [float(250 - number) for number in range(250)]
+    method = Scripted([*losses[:step], bad, *losses[step + 1 :]])
+    curve = whole(method, Training(steps=250, evaluate_every=100, log_every=100), split(5))
+    assert curve.blew_up_at_step == step
+    assert curve.first_not_finite is None
+    assert curve.train_loss == losses[:step]
+    assert len(curve.train_time) == step
+    assert method.done <= step + LONGEST_BLOCK
+    assert curve.valid_step == [0, *(done for done in (100, 200) if done <= step)]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weights_that_are_not_finite_after_the_last_step_are_seen(bad: float):
+    curve = whole(Scripted([3.0, 2.0, 1.0], weight=bad), Training(steps=3), split(5))
+    assert (curve.blew_up_at_step, curve.first_not_finite) == (3, "layer2.weight")
+    assert curve.train_loss == [3.0, 2.0, 1.0]
+    assert 3 not in curve.valid_step
+
+
+def test_watch_finite_looks_after_every_step():
+    class Rotten(Scripted):
+        def export(self) -> State:
+            return State({"layer1.weight": np.array([np.nan if self.done >= 4 else 1.0])}, {}, np.array(self.done))
+
+    curve = whole(Rotten([1.0] * 9), Training(steps=9, watch_finite=True))
+    assert (curve.blew_up_at_step, curve.first_not_finite, len(curve.train_loss)) == (4, "layer1.weight", 4)
+
+
+def test_curve_of_a_finite_run_is_whole():
+    losses = [1.0 / (1 + number) for number in range(23)]
+    curve = whole(Scripted(losses), Training(steps=23), split(5))
+    assert curve.train_loss == losses
+    assert (curve.blew_up_at_step, curve.first_not_finite) == (None, None)
+    assert sum(curve.block_steps) == 23
+    assert curve.valid_step == [*range(0, 23, 3), 23]
+    assert curve.arrays().keys() == {f"{part}/{name}" for part in ("train", "valid") for name in ("loss", "time")} | {
+        "valid/step",
+        "valid/r2",
+    }
+    assert whole(Scripted(losses), Training(steps=23)).arrays().keys() == {"train/loss", "train/time"}
+
+
+def test_growing_curve_is_yielded_after_every_block():
+    training = Training(steps=120, evaluate_every=50, log_every=50)
+    ends = [block.first + block.steps for block in training.blocks(7)]
+    place = Place("numpy", "cpu", "float64")
+    growing = train(Scripted([1.0] * 120), training, Data(split(7)), MeanSquaredError(), place)
+    assert [len(curve.train_loss) for curve in growing] == ends == [1, 50, 100, 120]
+
+
+# Real runs that blow up
+
+
+def trained(tmp_path: Path, *overrides: str) -> Any:
+    return exp.run(*overrides, "tracker=none", "device=cpu", f"runs={tmp_path}")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_tutorial_at_ten_times_its_rate_blows_up(method: str, tmp_path: Path):
+    run = trained(tmp_path, f"method={method}", "optimizer.lr=1e-5", "precision=fp64", "training.steps=30")
+    data, (w1, w2) = exp.data("problem=random").train, run.initial_weights.values()
+    with np.errstate(all="ignore"):
+        losses, *_ = reference_tutorial.numpy(data.x, data.y, w1, w2, 30, 1e-5)
+    step = int(np.argmin(np.isfinite(losses)))
+    assert (run.blew_up_at_step, len(run.losses)) == (step, step)
+    # Every step multiplies the rounding of sums of 1,000 with the cube of its weights: 1e4 EPS is ample, 1e-9 still tells.
+    np.testing.assert_allclose(run.losses, losses[:step], rtol=1e-9)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_last_update_that_overflows_blows_the_run_up(method: str, tmp_path: Path):
+    """All losses are finite, the weights after the last update are not."""
+    run = trained(tmp_path, f"method={method}", "optimizer.lr=1e307", "precision=fp64", "training.steps=1", "problem.inputs=7")
+    assert (run.blew_up_at_step, len(run.losses)) == (1, 1)
+    assert np.isfinite(run.losses).all()
+    with pytest.raises(ValueError, match="blew up at step 1"):
+        _ = run.weights
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_hidden_units_do_not_swallow_what_is_not_a_number(method: str, tmp_path: Path):
+    """Products of weights near 1e30 overflow, and ∞ − ∞ in a hidden layer is NaN: the next loss must be, too."""
+    overrides = ["experiment=digits", "optimizer=sgd", "optimizer.lr=1e30", "network.hidden=[16,8,4]", "training.epochs=1"]
+    assert trained(tmp_path, f"method={method}", *overrides).blew_up_at_step == 1
+
+
+# Evaluation
+
+
+def independent_metrics(weights: dict[str, np.ndarray], data: Data, activation: Any) -> dict[str, float]:
+    """Validation loss and metric of a network of these weights, by torch and scikit-learn."""
+    assert data.valid is not None
+    values = torch.tensor(data.valid.inputs)
+    layers = sum(name.endswith("weight") for name in weights)
+    for layer in range(1, layers + 1):
+        weight, bias = (torch.tensor(weights[f"layer{layer}.{kind}"], dtype=torch.float64) for kind in ("weight", "bias"))
+        values = values @ weight + bias
+        values = activation(values) if layer < layers else values
+    if data.classes is None:
+        targets = torch.tensor(data.valid.targets)
+        r2 = sklearn.metrics.r2_score(data.valid.targets, values.numpy())
+        return {"loss": torch.nn.functional.mse_loss(values, targets).item(), "r2": float(r2)}
+    labels = np.searchsorted(data.classes, data.valid.y)
+    accuracy = sklearn.metrics.accuracy_score(labels, values.argmax(dim=1).numpy())
+    return {"loss": torch.nn.functional.cross_entropy(values, torch.tensor(labels)).item(), "accuracy": float(accuracy)}
+
+
+def evaluated(overrides: list[str]) -> Iterator[tuple[Curve, dict[str, np.ndarray], Data]]:
+    """The curve, the weights and the data after every block."""
+    experiment, _ = instantiate(*compose([*overrides, "precision=fp64", "tracker=none", "device=cpu"]))
+    data = experiment.check()
+    _, place = experiment.start(data, experiment.resolve_device())
+    for curve in train(experiment.method, experiment.training, data, experiment.loss, place):
+        yield curve, experiment.method.export().params, data
+
+
+@pytest.mark.parametrize(
+    ("problem", "activation"), [("digits", torch.relu), ("diabetes", torch.tanh)], ids=["digits", "diabetes"]
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_evaluations_are_at_the_cadence_and_of_the_weights_of_that_step(method: str, problem: str, activation: Any):
+    steps, cadence = 53, 20
+    overrides = [f"experiment={problem}", f"method={method}", "training.epochs=null", f"training.steps={steps}"]
+    overrides += ["network.hidden=[7,5]", f"training.evaluate_every={cadence}", "training.log_every=7"]
+    seen = []
+    for curve, weights, data in evaluated(overrides):
+        assert curve.valid_step == [step for step in (0, 20, 40, 53) if step <= len(curve.train_loss)]
+        assert curve.valid.keys() == {"loss", data.metric}
+        if len(curve.train_loss) == curve.valid_step[-1]:
+            seen.append(curve.valid_step[-1])
+            for name, value in independent_metrics(weights, data, activation).items():
+                # Sums of at most 64 products through three layers, and of 360 rows.
+                assert curve.valid[name][-1] == pytest.approx(value, rel=1e-12, abs=1e-12)
+    assert seen == [20, 40, 53]
+
+
+@pytest.mark.parametrize("outputs", [1, 4])
+def test_metrics_are_those_of_scikit_learn(outputs: int):
+    random = np.random.default_rng(outputs)
+    target = random.standard_normal((7, outputs)) + 3
+    prediction = target + random.standard_normal((7, outputs))
+    # Two sums of 7 numbers.
+    assert METRICS["r2"](prediction, target) == pytest.approx(sklearn.metrics.r2_score(target, prediction), rel=1e-14)
+    logits, labels = random.standard_normal((9, 5)), random.integers(5, size=9)
+    expected = sklearn.metrics.accuracy_score(labels, logits.argmax(axis=1))
+    assert METRICS["accuracy"](logits, np.eye(5)[labels]) == expected
