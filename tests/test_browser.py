@@ -107,7 +107,9 @@ def test_three_clicks_from_the_first_page_lead_to_the_curves_too(page: Any, swee
     page.get_by_text("Model training", exact=True).first.click()
     page.get_by_role("link", name="exp", exact=True).first.click()
     page.locator("label:has(input[value=CHART])").click()
-    page.get_by_text("train (1)").scroll_into_view_if_needed()
+    page.get_by_role("heading", name="final/loss").wait_for()
+    page.mouse.move(800, 600)
+    page.mouse.wheel(0, 5000)  # the section train is the last
     assert _curves(page) == NINE
 
 

@@ -44,7 +44,7 @@ def _run(words: list[str]) -> int:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig
 
-    from exp.config_errors import explain
+    from exp.config_errors import as_typed, explained
     from exp.configuration import instantiate, prepared
     from exp.registry import conf_folder
 
@@ -54,17 +54,16 @@ def _run(words: list[str]) -> int:
     def composed(config: DictConfig) -> None:
         chosen = HydraConfig.get()
         try:
-            trainer, task = instantiate(config, dict(chosen.runtime.choices), list(chosen.overrides.task))
-            outcome.append(task(trainer))
+            trainer, task = instantiate(config, dict(chosen.runtime.choices), overrides)
+            with as_typed(overrides):
+                outcome.append(task(trainer))
         except BaseException as error:  # Hydra would print it: it is ours to say
             outcome.append(error)
 
     sys.argv[1:], overrides = prepared(words)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, rather than print and exit
-    try:
+    with explained(overrides):
         composed()
-    except Exception as error:
-        raise explain(error, overrides) from error
     match outcome:
         case [int(code)]:
             return code

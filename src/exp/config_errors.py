@@ -13,7 +13,8 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf.errors import OmegaConfBaseException
 
 from exp import registry
-from exp.errors import MISSING, InputError, listed, nearest
+from exp.errors import MISSING, InputError, SecretError, listed, nearest
+from exp.naming import typed_values
 
 ALIKE = 0.6
 """Two words are alike from this ratio of difflib's on."""
@@ -25,10 +26,10 @@ def as_typed(overrides: list[str]) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        values = {key.lstrip("+"): value for key, _, value in (override.partition("=") for override in overrides)}
-        if error.value is not MISSING and error.key in values:
-            raise type(error)(error.key, values[error.key], error.problem) from None
-        raise
+        typed = typed_values(overrides)
+        if error.value is MISSING or error.key not in typed or isinstance(error, SecretError):
+            raise
+        raise type(error)(error.key, typed[error.key], error.problem) from None
 
 
 @contextmanager
@@ -39,6 +40,10 @@ def explained(overrides: list[str]) -> Iterator[None]:
     except InputError:
         raise
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError) as error:
+        raise explain(error, overrides) from None
+    except ValueError as error:
+        if "group override must be a string" not in str(error):
+            raise
         raise explain(error, overrides) from None
 
 
@@ -83,8 +88,8 @@ def _bad_yaml(error: yaml.YAMLError) -> InputError:
 
 def _missing_choice(error: MissingConfigException) -> InputError:
     group, _, choice = str(error.missing_cfg_file).removeprefix("/").rpartition("/")
-    if error.options:
-        return InputError(group, choice, f"no such choice; choose {listed(nearest(choice, error.options))}")
+    if options := error.options or list(registry.choices(group)):
+        return InputError(group, choice, f"no such choice; choose {listed(nearest(choice, options))}")
     return _no_such_key(group, choice) if group else InputError(choice, MISSING, "no such configuration file")
 
 
@@ -95,9 +100,12 @@ def _about(override: str, text: str) -> InputError | None:
     except HydraException:
         return None
     key = parsed.key_or_group.lstrip("+~")
-    if "must be a string" in text and (choices := registry.choices(key)) and not isinstance(parsed.value(), str):
-        return InputError(key, override.partition("=")[2], f"choose {listed(choices)}")
-    if not re.search(rf"override '{re.escape(key)}'|Key '{re.escape(key)}'|'{re.escape(key)}='|'{re.escape(key)}@", text):
+    if "must be a string" in text and not isinstance(parsed.value(), str):
+        if choices := registry.choices(key):
+            return InputError(key, override.partition("=")[2], f"choose {listed(choices)}")
+        return InputError(override, MISSING, "cannot be read as key=value") if not key else None
+    about = rf"override '{re.escape(key)}'|Key '{re.escape(key)}'|'{re.escape(key)}[=@]|for {re.escape(key)}\b"
+    if not re.search(rf"{about}|delete from config.*'{re.escape(key)}'", text):
         return None
     if parsed.is_add():
         return InputError(override, MISSING, f"is there already; leave the + out: {override.lstrip('+')}")
@@ -120,7 +128,7 @@ def _no_such_key(key: str, value: str) -> InputError:
     best = ordered[0]
     best_group, _, best_end = best.rpartition(".")
     pair = (end, best_end) if best_group == group else (key, best)
-    alike = best_end == end or SequenceMatcher(None, *pair).ratio() >= ALIKE
+    alike = best_end == end or ((best_group or not group) and SequenceMatcher(None, *pair).ratio() >= ALIKE)
     use = f"use {best}={value}" if value and alike else "--help lists the groups, --cfg job the keys"
     return InputError(key, value or MISSING, f"no such key; nearest: {listed(ordered[:3])}; {use}")
 

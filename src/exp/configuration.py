@@ -4,7 +4,9 @@ With `__main__` and the sweeper plugin, the only place that knows Hydra and Omeg
 """
 
 import importlib
+import re
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import InstantiationException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from exp import registry
@@ -26,7 +28,7 @@ from exp.errors import MISSING, InputError, listed, require
 from exp.experiment import Experiment
 from exp.losses import Loss
 from exp.methods.base import Method
-from exp.naming import run_name
+from exp.naming import run_name, typed_values
 from exp.network import Network
 from exp.optimizers import Optimizer
 from exp.precisions import Precision
@@ -92,6 +94,10 @@ def prepared(words: list[str]) -> tuple[list[str], list[str]]:
     arguments = parser.parse_args(words)
     if arguments.config_dir:
         add_import_paths(arguments.config_dir)
+    for override in arguments.overrides:
+        if re.match(r"[+~]*hydra[./]", override) and not override.lstrip("+").startswith("hydra.searchpath"):
+            problem = "exp decides how Hydra runs; leave it out (a sweep runs in this process, one run after the other)"
+            raise InputError(override, MISSING, problem)
     return names_quoted(words), arguments.overrides
 
 
@@ -108,6 +114,9 @@ def names_quoted(words: list[str]) -> list[str]:
 
 def add_import_paths(config_dir: str | Path) -> None:
     """The user's own classes are imported from beside their YAML files, or from the working directory."""
+    for file in sorted(Path(config_dir).glob("*/*.yaml")):
+        if file.stem in registry.choices(file.parent.name):
+            raise InputError("--config-dir", config_dir, f"{file} has the name of a choice that exp ships; rename it")
     for path in (str(Path.cwd()), str(Path(config_dir).absolute())):
         if path not in sys.path:
             sys.path.insert(0, path)
@@ -115,19 +124,34 @@ def add_import_paths(config_dir: str | Path) -> None:
 
 def instantiate(config: DictConfig, choices: dict[str, Any], overrides: list[str]) -> tuple[Experiment, Task]:
     """The experiment and its task. Raises `InputError` for a key, a type, a value or a class that cannot be."""
-    with as_typed(overrides):
-        return _built(config, choices, overrides)
+    try:
+        with as_typed(overrides):
+            return _built(config, choices, overrides)
+    except OmegaConfBaseException as error:  # an interpolation that leads nowhere
+        raise InputError(_unresolved(config) or "configuration", MISSING, str(error).splitlines()[0]) from None
+
+
+def _unresolved(config: DictConfig) -> str | None:
+    """The key whose interpolation leads nowhere."""
+    keys = [key for key in config if key != "hydra"]
+    nested = [f"{key}.{inner}" for key in keys if OmegaConf.is_dict(config._get_node(key)) for inner in config._get_node(key)]
+    for key in [*nested, *keys]:
+        try:
+            OmegaConf.select(config, str(key))
+        except OmegaConfBaseException:
+            return str(key)
+    return None
 
 
 def _built(config: DictConfig, choices: dict[str, Any], overrides: list[str]) -> tuple[Experiment, Task]:
     config = OmegaConf.create({key: node for key, node in config.items_ex(resolve=False) if key != "hydra"})
     unknown = next((key for key in config if key not in (*GROUPS, *_names(TopLevel))), None)
     if unknown is not None:
-        raise unknown_key(str(unknown), None)
-    try:
-        OmegaConf.resolve(config)
-    except OmegaConfBaseException as error:
-        raise InputError(str(error.full_key or "configuration"), MISSING, str(error.msg).splitlines()[0]) from None
+        raise unknown_key(str(unknown), typed_values(overrides).get(str(unknown)))
+    for group in GROUPS:
+        if not isinstance(choices.get(group), str):
+            raise InputError(group, choices.get(group), f"choose {listed(registry.choices(group))}")
+    OmegaConf.resolve(config)
     top = _typed("", TopLevel, OmegaConf.create({name: config.get(name) for name in _names(TopLevel)}))
     TopLevel(**top)
     checked = {group: _checked(group, config.get(group), kind) for group, kind in GROUPS.items()}
@@ -162,6 +186,11 @@ def _located(group: str, target: str, kind: type) -> type:
     except (ImportError, AttributeError, ValueError) as error:
         where = f"cannot be imported ({error}); classes of your own lie in the folder of --config-dir"
         raise InputError(f"{group}._target_", target, where) from None
+    except Exception as error:  # the module itself is at fault
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        file, line = (error.filename, error.lineno) if isinstance(error, SyntaxError) else (last.filename, last.lineno)
+        where = f"its module raises {type(error).__name__}: {error} ({Path(str(file)).name} line {line})"
+        raise InputError(f"{group}._target_", target, where) from None
     if not (isinstance(found, type) and issubclass(found, kind) and hasattr(found, "__dataclass_fields__")):
         raise InputError(
             f"{group}._target_", target, f"allowed: a dataclass that is a kind of {kind.__module__}.{kind.__name__}"
@@ -185,6 +214,8 @@ def _typed(group: str, schema: type, values: DictConfig) -> dict[str, Any]:
             typed[key] = value
         except (ValidationError, ConfigKeyError):
             raise InputError(f"{prefix}{key}", value, f"allowed: {_allowed(schema, str(key))}") from None
+        if isinstance(value, ListConfig) and any(OmegaConf.is_config(element) for element in value):
+            raise InputError(f"{prefix}{key}", value, f"allowed: {_allowed(schema, str(key))}")
     if missing := sorted(OmegaConf.missing_keys(typed)):
         key = f"{prefix}{missing[0]}"
         raise InputError(key, MISSING, f"is missing; give {key}=… ({_allowed(schema, missing[0])})")

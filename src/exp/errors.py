@@ -25,6 +25,10 @@ class InputError(ValueError):
         return " ".join(f"{typed}: {self.problem}".split())
 
 
+class SecretError(InputError):
+    """A value that must not be shown as it was typed: `value` is what may be."""
+
+
 class _Missing:
     """Stands for "there is no value to show"."""
 

@@ -119,9 +119,8 @@ class Experiment:
             loss=self.loss,
             optimizer=self.optimizer,
         )
-        named = {"device": device.name, "precision": self.precision.name}
-        where = " ".join(f"{key}={name}" for key, name in named.items())
-        return Unsupported("method", f"{self.choices['method']} {where}", reason) if reason else None
+        together = f"method={self.choices['method']} device={device.name} precision"
+        return Unsupported(together, self.precision.name, reason) if reason else None
 
 
 def weights_digest(state: State) -> str:

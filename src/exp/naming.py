@@ -14,15 +14,27 @@ def run_name(method: str, overrides: list[str]) -> str:
 
 def labels(overrides: list[str]) -> list[str]:
     """`optimizer.lr=1e-06` as `lr=1e-6`, `problem=digits` as `digits`; the whole key where its end is ambiguous."""
-    pairs = [override.lstrip("+").split("=", 1) for override in overrides if "=" in override and not override.startswith("~")]
-    pairs = [(key, value) for key, value in pairs if key.partition(".")[0].partition("/")[0] not in ASIDE]
-    ends = Counter(key.rpartition(".")[2] for key, _ in pairs)
-    return [label(key, value, short=ends[key.rpartition(".")[2]] == 1) for key, value in pairs]
+    typed = typed_values(overrides)  # of a key that was typed twice, the last counts
+    told = {key: value for key, value in typed.items() if re.split(r"[./]", key)[0] not in ASIDE}
+    ends = Counter(key.rpartition(".")[2] for key in told)
+    return [_label(key, value, ambiguous=ends[key.rpartition(".")[2]] > 1) for key, value in told.items()]
 
 
-def label(key: str, value: str, *, short: bool = True) -> str:
-    """One override, shortened."""
-    value = re.sub(r"(?<=\d)e([+-]?)0+(?=\d)", r"e\1", value).replace(" ", "")
+def typed_values(overrides: list[str]) -> dict[str, str]:
+    """The value of each key as it was typed."""
+    pairs = (override.lstrip("+").partition("=") for override in overrides if not override.startswith("~"))
+    return {key: value for key, equals, value in pairs if equals}
+
+
+def short(value: float, form: str = "g") -> str:
+    """1e-6 rather than 1e-06."""
+    return re.sub(r"e([+-])0*(\d)", lambda exponent: f"e{exponent[1].replace('+', '')}{exponent[2]}", format(value, form))
+
+
+def _label(key: str, value: str, *, ambiguous: bool) -> str:
+    if re.fullmatch(r"[-+]?\d+(\.\d*)?e[-+]?\d+", value):
+        value = short(float(value))
+    value = value.replace(" ", "")
     if "." not in key and key != "seed":
         return value
-    return f"{key.rpartition('.')[2] if short else key}={value}"
+    return f"{key if ambiguous else key.rpartition('.')[2]}={value}"

@@ -4,6 +4,7 @@ import atexit
 from pathlib import Path
 
 from exp.configuration import compose, instantiate
+from exp.errors import InputError, within
 from exp.problems import Data
 from exp.recorded import Run
 from exp.report import Silence
@@ -17,7 +18,7 @@ def run(*overrides: str, config_dir: str | Path | None = None) -> Run:
     """See `exp.run`."""
     experiment, task = instantiate(*compose(list(overrides), config_dir))
     if not isinstance(task, Train):
-        raise ValueError(f"run() trains; it has no task={experiment.choices['task']}")
+        raise InputError("task", type(task).__name__.lower(), "run() trains; leave the task out")
     atexit.register(close_shared_uploader)
     data = experiment.check()
     mark_killed(experiment.runs)
@@ -32,4 +33,5 @@ def run(*overrides: str, config_dir: str | Path | None = None) -> Run:
 def data(*overrides: str, config_dir: str | Path | None = None) -> Data:
     """See `exp.data`."""
     experiment, _ = instantiate(*compose(list(overrides), config_dir))
-    return experiment.problem.load()
+    with within("problem"):
+        return experiment.problem.load()

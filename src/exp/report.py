@@ -1,12 +1,12 @@
 """What a person sees of a run: a header, the falling loss, the final table."""
 
-import re
 import sys
 from collections.abc import Sequence
 from math import ceil
 from typing import Any
 
 from exp.experiment import Experiment
+from exp.naming import short
 from exp.problems import Data
 from exp.training import Curve
 
@@ -94,11 +94,6 @@ _NUMBERS = ("first loss", "final loss", "valid accuracy", "valid r2", "valid los
 def number(value: float | None) -> str:
     """Four significant digits: as many as float32 sums in different orders agree on."""
     return "–" if value is None else short(float(f"{value:.3e}"), ".3e" if not 1e-3 <= abs(value) < 1e6 and value else ".4g")
-
-
-def short(value: float, form: str = "g") -> str:
-    """1e-6 rather than 1e-06."""
-    return re.sub(r"e([+-])0*(\d)", lambda exponent: f"e{exponent[1].replace('+', '')}{exponent[2]}", format(value, form))
 
 
 def _latest(curve: Curve) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from exp.colours import colours
+from exp.config_errors import as_typed
 from exp.configuration import instantiate
 from exp.errors import InputError
 from exp.experiment import Experiment, Unsupported
@@ -26,15 +27,11 @@ class Combination:
     overrides: list[str]
 
 
-def sweep(combinations: list[Combination], swept: list[str], launcher: str) -> int:
+def sweep(combinations: list[Combination], swept: list[str]) -> int:
     """Train all combinations; `swept` are the keys with several values. Returns the exit code.
 
     Raises `InputError`, before anything is created, if one of them is invalid or none can run here.
     """
-    if not launcher.endswith("BasicLauncher"):
-        raise InputError(
-            "hydra/launcher", launcher, "a sweep runs in this process, one after the other; leave the launcher out"
-        )
     supported, skipped = _planned(combinations, swept)
     report = Report()
     for name, reason in skipped:
@@ -66,7 +63,8 @@ def _planned(combinations: list[Combination], swept: list[str]) -> tuple[dict[st
         if not task.trains:
             raise InputError("task", combination.choices["task"], "cannot be swept; leave -m out")
         try:
-            experiment.check()
+            with as_typed(combination.overrides):
+                experiment.check()
         except Unsupported as reason:
             skipped.append((title, reason.problem))
             continue

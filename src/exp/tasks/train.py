@@ -12,8 +12,9 @@ from exp.conditions import controlled
 from exp.environment import environment
 from exp.experiment import Experiment, weights_digest
 from exp.interruption import interrupted
+from exp.naming import short
 from exp.problems import Data
-from exp.report import Report, number, short, table
+from exp.report import Report, number, table
 from exp.run_folder import RunFolder, mark_killed
 from exp.tasks.base import Task
 from exp.tracking.links import follow_up

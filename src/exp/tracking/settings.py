@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-from exp.errors import InputError, listed, nearest, require
+from exp.errors import InputError, SecretError, listed, nearest, require
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 SERVERS = ("http", "https")
@@ -65,7 +65,7 @@ def _absolute(key: str, uri: str) -> str:
             if scheme in SERVERS
             else "the database's own, such as PGPASSWORD"
         )
-        raise InputError(key, shown, f"holds a password, which would be stored; put it into the environment ({use})")
+        raise SecretError(key, shown, f"holds a password, which would be stored; put it into the environment ({use})")
     if scheme not in DATABASES + SERVERS:
         choices = [f"{name}:///…" if name == "sqlite" else f"{name}://…" for name in nearest(scheme, DATABASES + SERVERS)]
         raise InputError(key, uri, f"MLflow keeps runs at {listed(choices)}; sqlite:///mlflow.db is the default")

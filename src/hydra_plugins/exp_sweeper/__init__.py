@@ -27,4 +27,4 @@ class ExpSweeper(Sweeper):
         for overrides in BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]:
             config = loader.load_sweep_config(self.config, list(overrides))
             combinations.append(Combination(config, dict(config.hydra.runtime.choices), list(overrides)))
-        raise SystemExit(sweep(combinations, swept, self.config.hydra.launcher._target_))
+        raise SystemExit(sweep(combinations, swept))
