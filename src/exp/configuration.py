@@ -133,9 +133,9 @@ def instantiate(config: DictConfig, choices: dict[str, Any], overrides: list[str
 
 def _unresolved(config: DictConfig) -> str | None:
     """The key whose interpolation leads nowhere."""
-    keys = [key for key in config if key != "hydra"]
-    nested = [f"{key}.{inner}" for key in keys if OmegaConf.is_dict(config._get_node(key)) for inner in config._get_node(key)]
-    for key in [*nested, *keys]:
+    nodes = {str(key): node for key, node in config.items_ex(resolve=False)}
+    nested = [f"{key}.{inner}" for key, node in nodes.items() if isinstance(node, DictConfig) for inner in node]
+    for key in [*nested, *nodes]:
         try:
             OmegaConf.select(config, str(key))
         except OmegaConfBaseException:

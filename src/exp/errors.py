@@ -1,6 +1,7 @@
 """What a user typed cannot work: one line that says what, why and what to type instead."""
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -22,7 +23,13 @@ class InputError(ValueError):
     def __str__(self) -> str:
         value = "null" if self.value is None else str(self.value)
         typed = f"{self.key}={value}" if self.value is not MISSING else self.key
-        return " ".join(f"{typed}: {self.problem}".split())
+        return _without_secrets(" ".join(f"{typed}: {self.problem}".split()))
+
+
+def _without_secrets(text: str) -> str:
+    """`text` without what looks like a password in an address."""
+    text = re.sub(r"[^\s/=:@]+:[^\s@]*@", "***@", text)
+    return re.sub(r"((?:pass|pwd|token|secret)\w*=)[^\s&;]+", r"\1***", text, flags=re.IGNORECASE)
 
 
 class SecretError(InputError):

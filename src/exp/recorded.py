@@ -54,7 +54,7 @@ class Run:
 
     @property
     def losses(self) -> np.ndarray:
-        return self.curve["train/loss"]
+        return self.curve.get("train/loss", np.empty(0))
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -64,7 +64,7 @@ class RunFolder:
         except FileNotFoundError:
             return False
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that look do not take each other for the run
         except BlockingIOError:
             return True
         finally:
@@ -140,9 +140,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 def run_folders(runs: Path | str) -> list[RunFolder]:
     """The run folders under `runs`, oldest first."""
     runs = Path(runs)
-    if not runs.is_dir():
-        return []
-    return [RunFolder(path) for path in sorted(runs.iterdir()) if (path / "status.json").is_file()]
+    folders = [RunFolder(path) for path in sorted(runs.iterdir())] if runs.is_dir() else []
+    statuses = [(folder.status(), folder) for folder in folders]
+    return [folder for status, folder in sorted(statuses, key=lambda pair: pair[0].get("started", 0.0)) if status]
 
 
 def mark_killed(runs: Path | str) -> list[RunFolder]:

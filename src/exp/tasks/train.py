@@ -24,6 +24,9 @@ from exp.training import Curve, train
 FLUSH_SECONDS = 2.0
 """How often a running curve is written, and sent on."""
 
+KILLED_PATIENCE_SECONDS = 5.0
+"""How long a run that was told to stop waits for its last upload."""
+
 
 @dataclass(kw_only=True)
 class Train(Task):
@@ -75,11 +78,15 @@ def record(experiment: Experiment, data: Data, report: Report, **status: Any) ->
         report.end()
         if interrupted(error):
             folder.update_status(status="KILLED", ended=time.time())
+            report.say(f"killed; what was trained is recorded in {folder.path}")
+            _send(folder, address)
+            if address:
+                shared_uploader().wait([str(folder.path)], address["uri"], at_most=KILLED_PATIENCE_SECONDS)
         raise
     finally:
         report.end()
         folder.release()
-        _send(folder, address)
+    _send(folder, address)
     return folder
 
 
@@ -98,14 +105,16 @@ def _train(
         folder.write_json("environment.json", described)
         flushed = time.monotonic()
         curve = Curve()
-        for curve in train(experiment.method, experiment.training, data, experiment.loss, place):
-            report.progress(curve)
-            if time.monotonic() - flushed > FLUSH_SECONDS:
-                folder.write_curve(curve.arrays())
-                _send(folder, address)
-                flushed = time.monotonic()
-        report.end()
-        folder.write_curve(curve.arrays())
+        try:
+            for curve in train(experiment.method, experiment.training, data, experiment.loss, place):
+                report.progress(curve)
+                if time.monotonic() - flushed > FLUSH_SECONDS:
+                    folder.write_curve(curve.arrays())
+                    _send(folder, address)
+                    flushed = time.monotonic()
+        finally:  # also of a run that failed or was killed
+            report.end()
+            folder.write_curve(curve.arrays())
         final = experiment.method.export()
     said = {"status": "FINISHED", "metrics": _metrics(curve), "first_loss": next(iter(curve.train_loss), None)}
     if curve.rows_digest:

@@ -84,11 +84,12 @@ def _page(experiment: Experiment, uri: str) -> str | None:
 
 def _wait_until_ready(server: subprocess.Popen[bytes], url: str) -> None:
     deadline = time.monotonic() + READY_SECONDS
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy of the environment is not for this machine
     while time.monotonic() < deadline:
         if server.poll() is not None:
             raise InputError("task", "ui", f"mlflow server ended with code {server.returncode}; run mlflow ui to see why")
         try:
-            with urllib.request.urlopen(f"{url}/health", timeout=1):
+            with direct.open(f"{url}/health", timeout=1):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)

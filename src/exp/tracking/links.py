@@ -35,6 +35,8 @@ def follow_up(experiment: Experiment, folders: list[RunFolder], view: dict[str, 
     recovered = answers.get(f"recovered {runs}", {}).get("uploaded", [])
     if missing := [path for path in recovered if path not in names]:
         lines[0] += f"; uploaded {len(missing)} of earlier runs"
+    if failed := answers.get(f"recovered {runs}", {}).get("failed"):
+        lines[0] += f"; {len(failed)} earlier runs are still not uploaded ({failed[0]})"
     if errors:
         return [*lines, f"not in MLflow yet ({errors[0]}); the next python -m exp with this runs folder uploads it"]
     first = answers[names[0]]

@@ -27,6 +27,7 @@ import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.store.db import utils as database
 
 from exp.run_folder import RunFolder
 from exp.tracking.settings import database_file
@@ -34,6 +35,8 @@ from exp.tracking.view import saved_view
 
 CHUNK = 1000
 """Points in one request: MLflow's limit."""
+
+database.MAX_RETRY_COUNT = 2  # of opening a database, else a broken file is tried for two minutes
 
 
 class Store:

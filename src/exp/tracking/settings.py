@@ -56,38 +56,50 @@ def database_file(uri: str) -> Path | None:
 
 def _absolute(key: str, uri: str) -> str:
     """`uri` checked; a SQLite file by its absolute path. A password is never shown, and never written anywhere."""
-    parts = urlsplit(uri)
-    scheme = parts.scheme.partition("+")[0].lower()
+    try:
+        parts = urlsplit(uri)
+        scheme, host, _ = parts.scheme.partition("+")[0].lower(), parts.hostname, parts.port
+    except ValueError as error:
+        raise SecretError(key, _shown(uri), f"is no address ({error}); allowed: such as http://127.0.0.1:5000") from None
     if _holds_secret(uri, scheme):
-        shown = re.sub(r"//[^@/]*@", "//***@", uri).partition("?")[0]
-        use = (
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-            if scheme in SERVERS
-            else "the database's own, such as PGPASSWORD"
-        )
-        raise SecretError(key, shown, f"holds a password, which would be stored; put it into the environment ({use})")
+        own = "the database's own, such as PGPASSWORD"
+        use = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" if scheme in SERVERS else own
+        raise SecretError(key, _shown(uri), f"holds a password, which would be stored; put it into the environment ({use})")
     if scheme not in DATABASES + SERVERS:
         choices = [f"{name}:///…" if name == "sqlite" else f"{name}://…" for name in nearest(scheme, DATABASES + SERVERS)]
-        raise InputError(key, uri, f"MLflow keeps runs at {listed(choices)}; sqlite:///mlflow.db is the default")
+        problem = f"MLflow keeps runs at {listed(choices)}; sqlite:///mlflow.db is the default"
+        raise SecretError(key, _shown(uri), problem)
     if scheme in SERVERS:
-        require(bool(parts.hostname), key, uri, "an address with a host, such as http://127.0.0.1:5000")
+        require(bool(host), key, uri, "an address with a host, such as http://127.0.0.1:5000")
         return uri.rstrip("/")
-    if scheme != "sqlite":
-        return uri
-    if not uri.startswith("sqlite:///") or len(uri) <= len("sqlite:///"):
+    return f"sqlite:///{_database(key, uri)}" if scheme == "sqlite" else uri
+
+
+def _database(key: str, uri: str) -> Path:
+    """The absolute path of a SQLite file that can be opened or made."""
+    name = uri.removeprefix("sqlite:///")
+    if not uri.startswith("sqlite:///") or not name:
         raise InputError(
             key, uri, "allowed: sqlite:/// and a file, such as sqlite:///mlflow.db (sqlite:////tmp/m.db is absolute)"
         )
-    file = Path(uri.removeprefix("sqlite:///")).absolute()
-    if not file.parent.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK) or file.is_dir():
-        reason = "is a folder" if file.is_dir() else "no such folder, or not writable"
+    file = Path(name).absolute()
+    if "?" in str(file) or "%" in str(file):
+        raise InputError(key, uri, f"{file}: MLflow misreads ? and % in the path of a database; choose another")
+    if file.is_dir():
+        raise InputError(key, uri, f"{file} is a folder; give a file")
+    if not file.parent.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
         raise InputError(
-            key, uri, f"{file if file.is_dir() else file.parent}: {reason}; give a file in a folder that you can write"
+            key, uri, f"{file.parent}: no such folder, or not writable; give a file in a folder that you can write"
         )
-    return f"sqlite:///{file}"
+    return file
+
+
+def _shown(uri: str) -> str:
+    """`uri` without what may be a secret."""
+    return re.sub(r"^(\w[\w+.-]*://)?.*@", r"\1***@", uri).partition("?")[0]
 
 
 def _holds_secret(uri: str, scheme: str) -> bool:
     parts = urlsplit(uri)
     in_query = any(re.search("pass|pwd|token|secret", name, re.IGNORECASE) for name in parse_qs(parts.query))
-    return parts.password is not None or in_query or (scheme in SERVERS and parts.username is not None)
+    return parts.password is not None or in_query or (scheme in SERVERS and "@" in uri)

@@ -111,7 +111,7 @@ def main() -> None:
     threading.Thread(target=read, daemon=True).start()
     upload = Upload()
     gc.enable()
-    print(json.dumps({"ready": True}), flush=True)
+    upload.answer("upload", ready=True)
     seen: list[Path] = []
     last: dict[str, Any] | None = {}
     while last is not None:
@@ -130,10 +130,18 @@ def main() -> None:
                 upload.view(message["view"])
             elif "recover" in message:
                 upload.recover(Path(message["recover"]))
-    for runs in {path.parent for path in seen}:  # a trainer that was killed left some of these RUNNING
-        killed = {folder.path for folder in mark_killed(runs)}
-        for path in killed & set(seen):
+    for path in seen:  # a trainer that was killed left some of these RUNNING
+        if RunFolder(path).status().get("status") == "RUNNING" and _released(RunFolder(path)):
+            mark_killed(path.parent)
             upload.folder(path)
+
+
+def _released(folder: RunFolder) -> bool:
+    """Whether the run's process is gone. The kernel may close our input a moment before it frees the lock."""
+    deadline = time.monotonic() + 5
+    while folder.alive and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not folder.alive
 
 
 if __name__ == "__main__":

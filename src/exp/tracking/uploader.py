@@ -57,14 +57,14 @@ class Uploader:
         self._open.add(f"recovered {runs}")
         self._tell({"recover": str(runs)})
 
-    def wait(self, names: Iterable[str], uri: str) -> dict[str, dict[str, Any]]:
+    def wait(self, names: Iterable[str], uri: str, *, at_most: float = DATABASE_PATIENCE_SECONDS) -> dict[str, dict[str, Any]]:
         """The last answers for these folders and views, waiting while the store works; missing: no answer in time.
 
-        A server that is down or hangs is waited for 10 seconds in all, over the life of the uploader.
+        A server that is down or hangs is waited for 10 seconds in all, over the life of the uploader. `at_most` are seconds.
         """
         names = list(names)
         local = uri.startswith("sqlite")
-        patience = DATABASE_PATIENCE_SECONDS if local else SERVER_PATIENCE_SECONDS
+        patience = min(at_most, DATABASE_PATIENCE_SECONDS if local else SERVER_PATIENCE_SECONDS)
         while self._open & set(names):
             limit = (patience if self._ready else START_PATIENCE_SECONDS) - self._waited_seconds
             started = time.monotonic()
