@@ -154,7 +154,6 @@ def _tags(folder: RunFolder, status: dict[str, Any]) -> dict[str, str]:
     git = environment.get("git") or {}
     tags = {
         "exp.run": folder.path.name,
-        "exp.folder": str(folder.path),
         "sweep": status.get("sweep"),
         "mlflow.user": _user(),
         "mlflow.source.name": "exp",
