@@ -1,5 +1,6 @@
 """`python -m exp …`: compose the configuration, check it, instantiate the chosen trainer, do the task."""
 
+import io
 import os
 import sys
 
@@ -9,6 +10,9 @@ from exp.tracking.uploader import close_shared_uploader, shared_uploader
 def main() -> None:
     """The entry point of `python -m exp` and of the console script. Exit codes stand in README."""
     words = sys.argv[1:]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows no × still gets the line
     asks = ("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "--info", "-i", "-sc", "--shell-completion")
     if not any(word.startswith((*asks, "task=", "tracker=", "debug=fast")) for word in words):
         shared_uploader()  # imports MLflow in a process of its own while this one imports Hydra, NumPy and torch

@@ -1,5 +1,6 @@
 """What a person sees of a run: a header, the falling loss, the final table."""
 
+import os
 import sys
 from collections.abc import Sequence
 from math import ceil
@@ -62,7 +63,27 @@ class Report:
             self._progress = None
 
     def say(self, line: str) -> None:
-        print(line, flush=True)
+        """Print a line. A reader that has gone away (`| head`) does not end the run."""
+        try:
+            print(line, flush=True)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print a table, never wrapped or cut."""
+        from rich.console import Console
+        from rich.table import Table
+
+        grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        for column in columns:
+            grid.add_column(column, no_wrap=True, justify="right" if column in _NUMBERS else "left")
+        for row in rows:
+            grid.add_row(*row)
+        console = Console(width=1000, highlight=False)
+        with console.capture() as captured:
+            console.print(grid)
+        for line in captured.get().splitlines():
+            self.say(line.rstrip())
 
 
 class Silence(Report):
@@ -73,19 +94,6 @@ class Silence(Report):
     def progress(self, curve: Curve) -> None: ...
 
     def say(self, line: str) -> None: ...
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table, never wrapped or cut."""
-    from rich.console import Console
-    from rich.table import Table
-
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
-        grid.add_column(column, no_wrap=True, justify="right" if column in _NUMBERS else "left")
-    for row in rows:
-        grid.add_row(*row)
-    Console(width=max(200, sum(map(len, columns)) * 3), highlight=False, soft_wrap=True).print(grid)
 
 
 _NUMBERS = ("first loss", "final loss", "valid accuracy", "valid r2", "valid loss", "seconds")

@@ -11,7 +11,7 @@ from exp.configuration import instantiate
 from exp.errors import InputError
 from exp.experiment import Experiment, Unsupported
 from exp.naming import labels
-from exp.report import Report, table
+from exp.report import Report
 from exp.run_folder import RunFolder, mark_killed
 from exp.tasks.train import record, status_cell, valid_columns
 from exp.tracking.links import follow_up
@@ -90,7 +90,7 @@ def _compared(first: Experiment, folders: list[RunFolder], name: str, swept: lis
     columns = ["run", "device", "precision", "first loss", "final loss", *valid, "seconds"]
     rows = [[status["name"], *[status_cell(status, column) for column in columns[1:]]] for status in _ranked(finished, valid)]
     if rows:
-        table(columns, rows)
+        report.table(columns, rows)
     for status in failed:
         report.say(f"failed {status['name']}: {status['error']}")
     address = first.tracker.address()

@@ -7,7 +7,7 @@ from math import ceil
 
 import numpy as np
 
-from exp.arrays import Place, get, put, synchronize
+from exp.arrays import Array, Place, get, put, synchronize
 from exp.errors import InputError, require
 from exp.losses import Loss
 from exp.methods.base import Block, Method
@@ -143,11 +143,12 @@ def train(method: Method, training: Training, data: Data, loss: Loss, place: Pla
     """
     curve = Curve()
     x, y = put(data.train.inputs, place), put(data.train.targets, place)
+    valid_x = put(data.valid.inputs, place) if data.valid else None
     samples = len(data.train.inputs)
     total, cadence = training.total_steps(samples), training.evaluation_cadence(samples)
     for block in training.blocks(samples):
         if block.first == 0:
-            _evaluate(curve, 0, method, data, loss, place)
+            _evaluate(curve, 0, method, data, valid_x, loss)
         synchronize(place)
         started = time.perf_counter()
         losses = get(method.steps(x, y, block, place)).astype(np.float64)  # (steps,): waits for the device
@@ -168,7 +169,7 @@ def train(method: Method, training: Training, data: Data, loss: Loss, place: Pla
         curve.train_loss.extend(losses.tolist())
         curve.train_time.extend([time.time()] * len(losses))
         if curve.blew_up_at_step is None and (done % cadence == 0 or done == total):
-            _evaluate(curve, done, method, data, loss, place)
+            _evaluate(curve, done, method, data, valid_x, loss)
         yield curve
         if curve.blew_up_at_step is not None:
             return
@@ -183,11 +184,11 @@ def _first_not_finite(method: Method) -> str | None:
     return next((name for name, array in method.export().named().items() if not np.isfinite(array).all()), None)
 
 
-def _evaluate(curve: Curve, step: int, method: Method, data: Data, loss: Loss, place: Place) -> None:
+def _evaluate(curve: Curve, step: int, method: Method, data: Data, valid_x: Array | None, loss: Loss) -> None:
     """Loss and metric on the validation split after `step` updates, computed in float64 on the host."""
     if data.valid is None:
         return
-    prediction = get(method.predict(put(data.valid.inputs, place))).astype(np.float64)
+    prediction = get(method.predict(valid_x)).astype(np.float64)
     target = data.valid.targets
     curve.valid_step.append(step)
     curve.valid_time.append(time.time())

@@ -14,7 +14,7 @@ from exp.experiment import Experiment, weights_digest
 from exp.interruption import interrupted
 from exp.naming import short
 from exp.problems import Data
-from exp.report import Report, number, table
+from exp.report import Report, number
 from exp.run_folder import RunFolder, mark_killed
 from exp.tasks.base import Task
 from exp.tracking.links import follow_up
@@ -43,7 +43,7 @@ class Train(Task):
         status = folder.status()
         if status["status"] == "FINISHED":
             columns = ("method", "device", "precision", "first loss", "final loss", *valid_columns([status]), "seconds")
-            table(columns, [[status_cell(status, column) for column in columns]])
+            report.table(columns, [[status_cell(status, column) for column in columns]])
         for line in follow_up(experiment, [folder]):
             report.say(line)
         return 1 if status["status"] == "FAILED" else 0

@@ -1,0 +1,50 @@
+"""What only a CUDA device can show. Skipped, with the reason, where there is none."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from exp import run
+from exp.errors import InputError
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason=f"needs a CUDA device; torch {torch.__version__} finds none"),
+]
+DIGITS = ("experiment=digits", "training.epochs=2", "network.hidden=[16]", "precision=fp64", "tracker=none")
+
+
+@pytest.mark.parametrize("method", ["tensor", "autograd", "module"])
+def test_a_gpu_trains_as_numpy_does(method: str, tmp_path: Path) -> None:
+    """Mini-batches, a ragged last one, Adam. 1e-9: 46 steps of sums over 256 terms in another order, of 1e-16 each."""
+    gpu = run(*DIGITS, f"method={method}", "device=cuda", f"runs={tmp_path}")
+    numpy = run(*DIGITS, "method=numpy", f"runs={tmp_path}")
+    np.testing.assert_allclose(gpu.losses, numpy.losses, rtol=1e-9)
+    for name, weight in numpy.weights.items():
+        np.testing.assert_allclose(gpu.weights[name], weight, rtol=1e-9, atol=1e-9 * np.abs(weight).max())
+
+
+@pytest.mark.parametrize("method", ["tensor", "autograd", "module"])
+def test_the_first_loss_of_the_tutorial_has_the_same_digits(method: str, tmp_path: Path) -> None:
+    """TF32 would show in the fourth."""
+    gpu = run(f"method={method}", "device=cuda", "training.steps=2", "tracker=none", f"runs={tmp_path}")
+    numpy = run("method=numpy", "training.steps=2", "tracker=none", f"runs={tmp_path}")
+    assert f"{gpu.losses[0]:.3e}" == f"{numpy.losses[0]:.3e}"
+
+
+def test_a_run_repeats_bit_for_bit(tmp_path: Path) -> None:
+    one, two = (run(*DIGITS, "device=cuda", f"runs={tmp_path}") for _ in range(2))
+    np.testing.assert_array_equal(one.losses, two.losses)
+
+
+def test_auto_is_the_gpu_and_is_recorded_so(tmp_path: Path) -> None:
+    recorded = run("training.steps=2", "tracker=none", f"runs={tmp_path}")
+    assert recorded.config["device"] == {"_target_": "exp.devices.Cuda", "index": 0}
+
+
+def test_an_index_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"device=cuda: there is no GPU of index 99; use device.index=0"):
+        run("device=cuda", "device.index=99", "tracker=none", f"runs={tmp_path}")
+    assert not list(tmp_path.iterdir())
