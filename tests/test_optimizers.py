@@ -161,16 +161,16 @@ class DecayAgainstTheGradient(SGD):
 
 
 class NoLookAhead(Momentum):
-    def rule(self, p, g, slots, count, c):
+    def rule(self, p, g, slots, c):
         g = g + c["weight_decay"] * p
         velocity = c["momentum"] * slots["momentum_buffer"] + g
         return p - c["lr"] * velocity, {"momentum_buffer": velocity}
 
 
 class DampedMomentum(Momentum):
-    def rule(self, p, g, slots, count, c):
+    def rule(self, p, g, slots, c):
         damped = (1 - c["momentum"]) * (g + c["weight_decay"] * p)
-        return super().rule(p, damped, slots, count, {**c, "weight_decay": 0.0})
+        return super().rule(p, damped, slots, {**c, "weight_decay": 0.0})
 
 
 class CoupledDecay(AdamW):
@@ -178,7 +178,8 @@ class CoupledDecay(AdamW):
 
 
 class DecoupledDecay(Adam):
-    decay = AdamW.decay
+    def decay(self, p, g, c):
+        return p - c["lr"] * c["weight_decay"] * p, g
 
 
 class DecayWithoutRate(AdamW):
@@ -187,20 +188,19 @@ class DecayWithoutRate(AdamW):
 
 
 class CountFromTwo(Adam):
-    def rule(self, p, g, slots, count, c):
-        return super().rule(p, g, slots, count + 1, c)
+    def scalars(self, count, constants):
+        return super().scalars(count + 1, constants)
 
 
 class WithoutBiasCorrection(Adam):
-    def rule(self, p, g, slots, count, c):
-        return super().rule(p, g, slots, np.array(10**9), c)
+    def scalars(self, count, constants):
+        return super().scalars(np.array(1e9), constants)
 
 
 class EpsilonInsideTheRoot(Adam):
-    def rule(self, p, g, slots, count, c):
-        _, new = super().rule(p, g, slots, count, c)
-        m_hat, v_hat = (new[slot] / -np.expm1(count * c[f"log_beta{n}"]) for n, slot in enumerate(self.slot_names, start=1))
-        return p - c["lr"] * m_hat / np.sqrt(v_hat + c["eps"]), new
+    def rule(self, p, g, slots, c):
+        _, new = super().rule(p, g, slots, c)
+        return p - c["corrected_lr"] * new["exp_avg"] / np.sqrt(new["exp_avg_sq"] * c["corrected_root"] ** 2 + c["eps"]), new
 
 
 class SwappedBetas(Adam):
@@ -209,8 +209,8 @@ class SwappedBetas(Adam):
 
 
 class SecondMomentOfFirst(Adam):
-    def rule(self, p, g, slots, count, c):
-        p, new = super().rule(p, g, slots, count, c)
+    def rule(self, p, g, slots, c):
+        p, new = super().rule(p, g, slots, c)
         v = c["beta2"] * slots["exp_avg_sq"] + c["one_minus_beta2"] * new["exp_avg"] ** 2
         return p, new | {"exp_avg_sq": v}
 
@@ -218,8 +218,8 @@ class SecondMomentOfFirst(Adam):
 class LateUpdate(Momentum):
     """The velocity of the step before."""
 
-    def rule(self, p, g, slots, count, c):
-        _, new = super().rule(p, g, slots, count, c)
+    def rule(self, p, g, slots, c):
+        _, new = super().rule(p, g, slots, c)
         return p - c["lr"] * slots["momentum_buffer"], new
 
 

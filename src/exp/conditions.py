@@ -22,9 +22,9 @@ def controlled(threads: int, library: str) -> Iterator[dict[str, Any]]:
             yield {"threads": _blas_threads()} | torch_conditions
 
 
-def _blas_threads() -> dict[str, int]:
-    """The thread count of every loaded BLAS and OpenMP library, by its name."""
-    return {f"{pool['internal_api']} {pool['version']}".strip(): pool["num_threads"] for pool in threadpool_info()}
+def _blas_threads() -> list[dict[str, Any]]:
+    """The thread count of every loaded BLAS and OpenMP library."""
+    return [{key: pool[key] for key in ("internal_api", "version", "num_threads")} for pool in threadpool_info()]
 
 
 @contextmanager
@@ -34,17 +34,37 @@ def _torch_controlled(threads: int) -> Iterator[dict[str, Any]]:
     import torch
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what determinism needs of cuBLAS
-    before = torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.get_deterministic_debug_mode()
+    threads_before, deterministic_before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision("highest")
     torch.set_deterministic_debug_mode("error")  # as use_deterministic_algorithms(True), which imports torch._inductor: 1 s
     try:
-        yield {
-            "torch_threads": torch.get_num_threads(),
-            "tf32": torch.get_float32_matmul_precision() != "highest",
-            "deterministic": torch.are_deterministic_algorithms_enabled(),
-        }
+        with _without_tf32() as tf32:
+            deterministic = torch.are_deterministic_algorithms_enabled()
+            yield {"torch_threads": torch.get_num_threads(), "tf32": tf32, "deterministic": deterministic}
     finally:
-        torch.set_num_threads(before[0])
-        torch.set_float32_matmul_precision(before[1])
-        torch.set_deterministic_debug_mode(before[2])
+        torch.set_num_threads(threads_before)
+        torch.set_deterministic_debug_mode(deterministic_before)
+
+
+@contextmanager
+def _without_tf32() -> Iterator[bool]:
+    """Products of float32 in float32. Yields whether TF32 is in use all the same."""
+    import torch
+
+    switches = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
+    if hasattr(switches[0], "fp32_precision"):  # from torch 2.9 on; mixing it with the older switch raises
+        before = [switch.fp32_precision for switch in switches]
+        for switch in switches:
+            switch.fp32_precision = "ieee"
+        try:
+            yield any(switch.fp32_precision == "tf32" for switch in switches)
+        finally:
+            for switch, precision in zip(switches, before, strict=True):
+                switch.fp32_precision = precision
+        return
+    legacy = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield torch.get_float32_matmul_precision() != "highest"
+    finally:
+        torch.set_float32_matmul_precision(legacy)

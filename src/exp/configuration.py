@@ -1,11 +1,12 @@
 """From a composed configuration to typed parts: every key checked, every class allowed, then instantiated.
 
-With `__main__` and the sweeper plugin, the only place that knows Hydra and OmegaConf.
+With `config_errors`, `__main__` and the sweeper plugin, the only place that knows Hydra and OmegaConf.
 """
 
 import importlib
 import re
 import sys
+import threading
 import traceback
 import types
 import typing
@@ -17,6 +18,7 @@ from typing import Any, NoReturn
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.singleton import Singleton
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
@@ -70,17 +72,26 @@ class TopLevel:
 
 def compose(overrides: list[str], config_dir: str | Path | None = None) -> tuple[DictConfig, dict[str, Any], list[str]]:
     """The configuration, the choices of its groups, and the overrides, composed outside `hydra.main`."""
-    GlobalHydra.instance().clear()
     extra = []
     if config_dir is not None:
         if not Path(config_dir).is_dir():
             raise InputError("config_dir", config_dir, "no such folder")
         add_import_paths(config_dir)
-        extra = [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"]
-    with hydra.initialize_config_dir(str(registry.conf_folder()), version_base="1.3", job_name="exp"), explained(overrides):
-        whole = hydra.compose("config", [*names_quoted(overrides), *extra], return_hydra_config=True)
-        choices = dict(whole.hydra.runtime.choices)
-    return whole, choices, overrides
+        quoted = str(Path(config_dir).absolute()).replace("\\", r"\\").replace("'", r"\'")
+        extra = [f"hydra.searchpath=['file://{quoted}']"]
+    with _composing:  # Hydra's state belongs to the whole process: one thread at a time, and left as it was
+        before = Singleton.get_state()
+        GlobalHydra.instance().clear()
+        try:
+            hydra.initialize_config_dir(str(registry.conf_folder()), version_base="1.3", job_name="exp")
+            with explained(overrides):
+                whole = hydra.compose("config", [*names_quoted(overrides), *extra], return_hydra_config=True)
+            return whole, dict(whole.hydra.runtime.choices), overrides
+        finally:
+            Singleton.set_state(before)
+
+
+_composing = threading.Lock()
 
 
 def prepared(words: list[str]) -> tuple[list[str], list[str]]:

@@ -1,4 +1,4 @@
-"""The environment of a run: versions, hardware, libraries, the commit of the code."""
+"""The environment of a run: versions, hardware, libraries, commits."""
 
 import importlib.metadata
 import os
@@ -21,8 +21,9 @@ def environment(torch_device: str | None) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "gpu": _gpu(torch_device),
         "blas": [_library(pool) for pool in threadpool_info()],
-        "git": _git(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "git": _git(Path.cwd()),
+        "git_of_exp": _git(Path(__file__).parent),
+        "command": ["python", "-m", "exp", *sys.argv[1:]] if sys.argv[0].endswith("__main__.py") else sys.argv,
     }
 
 
@@ -53,11 +54,13 @@ def _gpu(torch_device: str | None) -> dict[str, Any] | None:
     }
 
 
-def _git() -> dict[str, Any] | None:
-    """Commit and dirtiness of the working directory's repository; None outside one."""
+def _git(folder: Path) -> dict[str, Any] | None:
+    """Commit and dirtiness (of tracked files) of the repository around `folder`; None outside one."""
 
     def ask(*words: str) -> str:
-        return subprocess.run(["git", *words], capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=5, check=True
+        ).stdout.strip()
 
     try:
         return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "--untracked-files=no"))}

@@ -1,6 +1,8 @@
 """One run, typed: the chosen parts, whether they can work together, and the method started in its place."""
 
+import os
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,7 @@ import numpy as np
 from exp.activations import ACTIVATIONS
 from exp.arrays import Place
 from exp.devices import Auto, Device
-from exp.errors import InputError, within
+from exp.errors import MISSING, InputError, within
 from exp.losses import Loss
 from exp.methods.base import Method
 from exp.network import Network, forward
@@ -46,8 +48,8 @@ class Experiment:
     choices: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
 
-    def check(self) -> Data:
-        """Everything that can be known before the first step; returns the data. Creates nothing.
+    def check(self, data: Data | None = None) -> Data:
+        """Everything that can be known before the first step; returns the data, loaded unless given. Creates nothing.
 
         Raises `InputError`, or `Unsupported` for a combination that cannot run on this machine. Imports no torch unless
         the device is one that only torch can look for.
@@ -59,8 +61,8 @@ class Experiment:
             raise reason
         if not isinstance(self.device, Auto) and (absent := self.device.absent()):
             raise Unsupported("device", self.choices["device"], absent)
-        with within("problem"):
-            data = self.problem.load()
+        self._require_representable()
+        data = self._loaded() if data is None else data
         with within("training"):
             self.training.check(len(data.train.inputs))
         if self.loss.needs_classes and data.classes is None:
@@ -68,6 +70,33 @@ class Experiment:
             problem = f"needs class labels, and problem={self.choices['problem']} has numbers to predict"
             raise InputError("loss", self.choices["loss"], f"{problem}; use {hint}loss=mean_squared_error")
         return data
+
+    def _loaded(self) -> Data:
+        """The problem's data, if it and the network's state fit into this machine's memory."""
+        with within("problem"):
+            try:
+                data = self.problem.load()
+            except (MemoryError, OverflowError, ValueError) as error:
+                if isinstance(error, InputError):
+                    raise
+                raise InputError(self.choices["problem"], MISSING, f"cannot be loaded: {error}") from None
+        widths = self.network.widths(data.train.inputs.shape[1], data.train.targets.shape[1])
+        numbers = sum(rows * columns for rows, columns in pairwise(widths)) * (2 + len(self.optimizer.slot_names))
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        gigabytes = f"{8 * numbers / 2**30:.0f} GiB; this machine has {memory / 2**30:.0f} GiB"
+        if 8 * numbers > memory:
+            raise InputError(
+                "network.hidden", self.network.hidden, f"weights and their updates take {gigabytes}; use smaller widths"
+            )
+        return data
+
+    def _require_representable(self) -> None:
+        """Raise `InputError` for a setting of the optimizer that is 0 in this precision: it would have no effect."""
+        for key, value in vars(self.optimizer).items():
+            if isinstance(value, float) and value != 0 and np.dtype(self.precision.dtype).type(value) == 0:
+                raise InputError(
+                    f"optimizer.{key}", value, f"is 0 in precision={self.precision.name}; use precision=fp64, or a larger one"
+                )
 
     def resolve_device(self) -> Device:
         """The device itself, or for `auto` the best that is here and that the method supports. Recorded as resolved."""

@@ -2,8 +2,9 @@
 
 import re
 from collections import Counter
+from collections.abc import Collection
 
-ASIDE = ("task", "tracker", "runs", "name", "hydra", "debug", "threads")
+HOW = ("task", "tracker", "runs", "name", "hydra", "debug", "threads")
 """What says how a run is done, not what it is."""
 
 
@@ -12,10 +13,13 @@ def run_name(method: str, overrides: list[str]) -> str:
     return " ".join([method, *labels([override for override in overrides if not override.startswith("method=")])])
 
 
-def labels(overrides: list[str]) -> list[str]:
-    """`optimizer.lr=1e-06` as `lr=1e-6`, `problem=digits` as `digits`; the whole key where its end is ambiguous."""
+def labels(overrides: list[str], swept: Collection[str] = ()) -> list[str]:
+    """`optimizer.lr=1e-06` as `lr=1e-6`, `problem=digits` as `digits`; the whole key where its end is ambiguous.
+
+    What only says how a run is done is left out, unless it was `swept`.
+    """
     typed = typed_values(overrides)  # of a key that was typed twice, the last counts
-    told = {key: value for key, value in typed.items() if re.split(r"[./]", key)[0] not in ASIDE}
+    told = {key: value for key, value in typed.items() if key in swept or re.split(r"[./]", key)[0] not in HOW}
     ends = Counter(key.rpartition(".")[2] for key in told)
     return [_label(key, value, ambiguous=ends[key.rpartition(".")[2]] > 1) for key, value in told.items()]
 
@@ -35,6 +39,6 @@ def _label(key: str, value: str, *, ambiguous: bool) -> str:
     if re.fullmatch(r"[-+]?\d+(\.\d*)?e[-+]?\d+", value):
         value = short(float(value))
     value = value.replace(" ", "")
-    if "." not in key and key != "seed":
+    if "." not in key and key not in ("seed", "threads", "name"):
         return value
     return f"{key if ambiguous else key.rpartition('.')[2]}={value}"

@@ -46,19 +46,24 @@ class Optimizer(abc.ABC):
     def update(self, state: State, grads: Mapping[str, Array], constants: Mapping[str, Any]) -> State:
         """The state after one update of every parameter by its gradient."""
         count = state.count + 1
+        scalars = self.scalars(cast(count, like=next(iter(state.params.values()))), constants)
         params: dict[str, Array] = {}
         slots: dict[str, dict[str, Array]] = {slot: {} for slot in self.slot_names}
         for name, param in state.params.items():
             old = {slot: state.slots[slot][name] for slot in self.slot_names}
-            values = {key: per_run(value, param) for key, value in constants.items()}
-            params[name], new = self.rule(param, grads[name], old, per_run(count, param), values)
+            values = {key: per_run(value, param) for key, value in scalars.items()}
+            params[name], new = self.rule(param, grads[name], old, values)
             for slot in self.slot_names:
                 slots[slot][name] = new[slot]
         return State(params, slots, count)
 
+    def scalars(self, count: Array, constants: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the rule needs beside arrays, for all parameters: the constants, and what depends on `count`, 1 at first."""
+        return constants
+
     @abc.abstractmethod
-    def rule(self, p: Array, g: Array, slots: Slots, count: Array, c: Mapping[str, Any]) -> tuple[Array, Slots]:
-        """p, g and slots have one shape; `count` is 1 in the first update; `c` holds the constants."""
+    def rule(self, p: Array, g: Array, slots: Slots, c: Mapping[str, Any]) -> tuple[Array, Slots]:
+        """p, g and slots have one shape; `c` holds the scalars."""
 
 
 def stack_constants(optimizers: Sequence[Optimizer]) -> dict[str, list[float]]:
@@ -79,7 +84,7 @@ class SGD(Optimizer):
 
     torch_name = "SGD"
 
-    def rule(self, p: Array, g: Array, slots: Slots, count: Array, c: Mapping[str, Any]) -> tuple[Array, Slots]:
+    def rule(self, p: Array, g: Array, slots: Slots, c: Mapping[str, Any]) -> tuple[Array, Slots]:
         return p - c["lr"] * _decayed(g, p, c), {}
 
 
@@ -103,7 +108,7 @@ class Momentum(Optimizer):
     def torch_arguments(self) -> dict[str, Any]:
         return super().torch_arguments() | {"momentum": self.momentum, "nesterov": self.nesterov}
 
-    def rule(self, p: Array, g: Array, slots: Slots, count: Array, c: Mapping[str, Any]) -> tuple[Array, Slots]:
+    def rule(self, p: Array, g: Array, slots: Slots, c: Mapping[str, Any]) -> tuple[Array, Slots]:
         g = _decayed(g, p, c)
         velocity = c["momentum"] * slots["momentum_buffer"] + g
         direction = g + c["momentum"] * velocity if self.nesterov else velocity
@@ -139,15 +144,18 @@ class Adam(Optimizer):
     def torch_arguments(self) -> dict[str, Any]:
         return super().torch_arguments() | {"betas": tuple(self.betas), "eps": self.eps}
 
-    def rule(self, p: Array, g: Array, slots: Slots, count: Array, c: Mapping[str, Any]) -> tuple[Array, Slots]:
-        xp = library(p)
-        t = cast(count, like=p)
+    def scalars(self, count: Array, constants: Mapping[str, Any]) -> Mapping[str, Any]:
+        xp = library(count)
+        corrected_lr = constants["lr"] / -xp.expm1(count * constants["log_beta1"])  # lr / (1 − β₁ᵗ)
+        corrected_root = 1 / xp.sqrt(-xp.expm1(count * constants["log_beta2"]))  # 1 / √(1 − β₂ᵗ)
+        return {**constants, "corrected_lr": corrected_lr, "corrected_root": corrected_root}
+
+    def rule(self, p: Array, g: Array, slots: Slots, c: Mapping[str, Any]) -> tuple[Array, Slots]:
         p, g = self.decay(p, g, c)
         m = c["beta1"] * slots["exp_avg"] + c["one_minus_beta1"] * g
         v = c["beta2"] * slots["exp_avg_sq"] + c["one_minus_beta2"] * (g * g)
-        m_hat = m / -xp.expm1(t * c["log_beta1"])
-        v_hat = v / -xp.expm1(t * c["log_beta2"])
-        return p - c["lr"] * (m_hat / (xp.sqrt(v_hat) + c["eps"])), {"exp_avg": m, "exp_avg_sq": v}
+        step = c["corrected_lr"] * m / (library(p).sqrt(v) * c["corrected_root"] + c["eps"])
+        return p - step, {"exp_avg": m, "exp_avg_sq": v}
 
     def decay(self, p: Array, g: Array, c: Mapping[str, Any]) -> tuple[Array, Array]:
         """Weight decay is part of the gradient."""
@@ -162,6 +170,9 @@ class AdamW(Adam):
 
     weight_decay: float = 0.01
 
+    def constants(self) -> dict[str, float]:
+        return super().constants() | {"lr_weight_decay": self.lr * self.weight_decay}
+
     def decay(self, p: Array, g: Array, c: Mapping[str, Any]) -> tuple[Array, Array]:
         """Weight decay shrinks the parameter itself."""
-        return p - c["lr"] * c["weight_decay"] * p, g
+        return p - c["lr_weight_decay"] * p, g

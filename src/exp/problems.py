@@ -128,6 +128,8 @@ class Table(Problem):
                 if name not in columns:
                     problem = f"no such column in {self.path}; choose {listed(nearest(name, columns)[:12])}"
                     raise InputError(key, name, problem)
+        if len(set(self.features or [])) < len(self.features or []):
+            raise InputError("features", self.features, "names a column twice; give every name once")
         if self.features is not None and self.target in self.features:
             raise InputError("features", self.features, f"{self.target} is the target; leave it out")
         features = self.features or [name for name in columns if name != self.target]

@@ -1,6 +1,7 @@
 """`exp.run` and `exp.data`: the command line's work from Python."""
 
 import atexit
+import warnings
 from pathlib import Path
 
 from exp.configuration import compose, instantiate
@@ -24,7 +25,9 @@ def run(*overrides: str, config_dir: str | Path | None = None) -> Run:
     mark_killed(experiment.runs)
     folder = record(experiment, data, Silence())
     if experiment.tracker.address():
-        follow_up(experiment, [folder])
+        for line in follow_up(experiment, [folder]):
+            if line.startswith("not in MLflow"):
+                warnings.warn(line, stacklevel=3)
     if (status := folder.status())["status"] == "FAILED":
         raise RuntimeError(f"{status['error']} (traceback in {folder.path}/error.txt)")
     return Run(folder.path)

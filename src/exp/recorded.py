@@ -20,8 +20,8 @@ class Run:
     """
 
     def __init__(self, folder: Path | str):
-        self.folder = Path(folder)
-        self._folder = RunFolder(folder)
+        self.folder = Path(folder).absolute()
+        self._folder = RunFolder(self.folder)
         if not self._folder.status():
             raise InputError(str(folder), MISSING, "is no run folder; they are runs/<time>-<name>-<hex>")
 

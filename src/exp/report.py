@@ -9,11 +9,12 @@ from typing import Any
 from exp.experiment import Experiment
 from exp.naming import short
 from exp.problems import Data
+from exp.summary import number
 from exp.training import Curve
 
 
 class Report:
-    """Plain lines on standard output, about ten for any length of run; on a terminal a bar takes the place of most."""
+    """Plain lines on standard output; on a terminal a bar takes the place of most."""
 
     def __init__(self, *, title: str | None = None):
         self._title = title
@@ -36,7 +37,7 @@ class Report:
         ]
         self.say(self._title or ", ".join(parts))
         self._total, self._cadence = steps, max(experiment.training.log_cadence(rows), ceil(steps / 5) if self._title else 0)
-        if sys.stdout.isatty():
+        if sys.stdout and sys.stdout.isatty():
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
@@ -66,7 +67,7 @@ class Report:
         """Print a line. A reader that has gone away (`| head`) does not end the run."""
         try:
             print(line, flush=True)
-        except BrokenPipeError:
+        except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -97,11 +98,6 @@ class Silence(Report):
 
 
 _NUMBERS = ("first loss", "final loss", "valid accuracy", "valid r2", "valid loss", "seconds")
-
-
-def number(value: float | None) -> str:
-    """Four significant digits: as many as float32 sums in different orders agree on."""
-    return "–" if value is None else short(float(f"{value:.3e}"), ".3e" if not 1e-3 <= abs(value) < 1e6 and value else ".4g")
 
 
 def _latest(curve: Curve) -> str:

@@ -3,17 +3,20 @@
 import secrets
 import time
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from exp.colours import colours
 from exp.config_errors import as_typed
 from exp.configuration import instantiate
-from exp.errors import InputError
+from exp.errors import MISSING, InputError
 from exp.experiment import Experiment, Unsupported
 from exp.naming import labels
+from exp.problems import Data
 from exp.report import Report
 from exp.run_folder import RunFolder, mark_killed
-from exp.tasks.train import record, status_cell, valid_columns
+from exp.summary import cell, valid_columns
+from exp.tasks.train import record
 from exp.tracking.links import follow_up
 from exp.tracking.uploader import shared_uploader
 
@@ -32,53 +35,58 @@ def sweep(combinations: list[Combination], swept: list[str]) -> int:
 
     Raises `InputError`, before anything is created, if one of them is invalid or none can run here.
     """
+    if shared := next((key for key in swept if key == "runs" or key.partition(".")[0] == "tracker"), None):
+        raise InputError(shared, MISSING, "cannot be swept; the runs of a sweep share one folder and one tracker")
     supported, skipped = _planned(combinations, swept)
     report = Report()
     for name, reason in skipped:
         report.say(f"skipped {name}: {reason}")
     if not supported:
         raise InputError("sweep", f"{len(combinations)} combinations", "none of them can run here; the reasons stand above")
-    first = next(iter(supported.values()))
+    first = next(iter(supported.values()))[0]
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    report.say(f"sweep {name}: {len(supported)} runs")
+    report.say(f"sweep {name}: {len(supported)} run{'s' * (len(supported) > 1)}")
     if first.tracker.address():
         shared_uploader()
     mark_killed(first.runs)
-    palette = colours([experiment.choices["method"] for experiment in supported.values()])
+    palette = colours([experiment.choices["method"] for experiment, _ in supported.values()])
     folders = []
-    for number, ((title, experiment), colour) in enumerate(zip(supported.items(), palette, strict=True), start=1):
+    for number, ((title, (experiment, data)), colour) in enumerate(zip(supported.items(), palette, strict=True), start=1):
         experiment.name = f"{experiment.name} {title}" if experiment.config["name"] else title
-        folders.append(_one(experiment, f"{number}/{len(supported)} {title}", sweep=name, colour=colour))
+        line = Report(title=f"{number}/{len(supported)} {title}")
+        line.begin(experiment, data)
+        folders.append(record(experiment, data, line, sweep=name, colour=colour))
     return _compared(first, folders, name, swept, report)
 
 
-def _planned(combinations: list[Combination], swept: list[str]) -> tuple[dict[str, Experiment], list[tuple[str, str]]]:
-    """The experiments that can run, by name, and the names and reasons of those that cannot. Invalid ones raise."""
-    supported: dict[str, Experiment] = {}
+Planned = dict[str, tuple[Experiment, Data]]
+
+
+def _planned(combinations: list[Combination], swept: list[str]) -> tuple[Planned, list[tuple[str, str]]]:
+    """The experiments that can run, by name, with their data, and the names and reasons of those that cannot.
+
+    Runs of one problem share its data. Invalid combinations raise.
+    """
+    supported: Planned = {}
+    loaded: dict[str, Data] = {}
     skipped = []
     for combination in combinations:
         differing = [override for override in combination.overrides if override.lstrip("+").partition("=")[0] in swept]
-        title = " ".join(labels(differing)) or " ".join(labels(combination.overrides)) or combination.choices["method"]
+        title = " ".join(labels(differing, swept)) or " ".join(labels(combination.overrides)) or combination.choices["method"]
         experiment, task = instantiate(combination.config, combination.choices, combination.overrides)
         if not task.trains:
             raise InputError("task", combination.choices["task"], "cannot be swept; leave -m out")
         try:
             with as_typed(combination.overrides):
-                experiment.check()
+                problem = repr(experiment.problem)
+                loaded[problem] = data = experiment.check(loaded.get(problem))
         except Unsupported as reason:
             skipped.append((title, reason.problem))
             continue
         if title in supported:
             raise InputError("sweep", title, "stands for two runs; give every combination once")
-        supported[title] = experiment
+        supported[title] = experiment, data
     return supported, skipped
-
-
-def _one(experiment: Experiment, title: str, **status: Any) -> RunFolder:
-    """Train one combination and say in a line what became of it."""
-    report, data = Report(title=title), experiment.check()
-    report.begin(experiment, data)
-    return record(experiment, data, report, **status)
 
 
 def _compared(first: Experiment, folders: list[RunFolder], name: str, swept: list[str], report: Report) -> int:
@@ -88,7 +96,7 @@ def _compared(first: Experiment, folders: list[RunFolder], name: str, swept: lis
     failed = [status for status in statuses if status["status"] == "FAILED"]
     valid = valid_columns(finished)
     columns = ["run", "device", "precision", "first loss", "final loss", *valid, "seconds"]
-    rows = [[status["name"], *[status_cell(status, column) for column in columns[1:]]] for status in _ranked(finished, valid)]
+    rows = [[status["name"], *[cell(status, column) for column in columns[1:]]] for status in _ranked(finished, valid)]
     if rows:
         report.table(columns, rows)
     for status in failed:
@@ -107,7 +115,8 @@ def _ranked(statuses: list[dict[str, Any]], valid: list[str]) -> list[dict[str, 
 
     def rank(status: dict[str, Any]) -> tuple[bool, float]:
         metrics = status.get("metrics", {})
-        score = -metrics.get(f"final/{valid[0].replace(' ', '_')}", 0.0) if valid else metrics.get("final/loss", 0.0)
+        name, sign = (f"final/{valid[0].replace(' ', '_')}", -1) if valid else ("final/loss", 1)
+        score = sign * metrics[name] if name in metrics else inf
         return status.get("blew_up_at_step") is not None, score
 
     return sorted(statuses, key=rank)

@@ -29,9 +29,11 @@ class Column:
             shown = f"{str(self.values[row])!r} in row {row + 1}"
             raise InputError(key, typed, f"column {self.name} holds text, {shown}; {advice}")
         numbers = self.values.astype(np.float64)
-        if not (finite := np.isfinite(numbers)).all():
+        if not (finite := np.isfinite(numbers) & (np.abs(numbers) < 1e100)).all():  # larger ones overflow when squared
             row = int(np.argmin(finite))
-            raise InputError(key, typed, f"column {self.name} holds {numbers[row]} in row {row + 1}; only finite numbers train")
+            raise InputError(
+                key, typed, f"column {self.name} holds {numbers[row]} in row {row + 1}; only finite numbers below 1e100 train"
+            )
         return numbers
 
     def labels(self, key: str) -> np.ndarray:

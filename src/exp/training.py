@@ -1,5 +1,6 @@
 """The one training loop: batches, blocks of steps, reading the losses, evaluation, timing, stopping."""
 
+import hashlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,7 +13,8 @@ from exp.errors import InputError, require
 from exp.losses import Loss
 from exp.methods.base import Block, Method
 from exp.problems import Data
-from exp.seeds import digest, generator
+from exp.seeds import generator
+from exp.state import State
 
 LONGEST_BLOCK = 100
 """Steps between two looks at the losses, at most: what a run that blew up still computes in vain."""
@@ -22,8 +24,8 @@ LONGEST_BLOCK = 100
 class Training:
     """How long and in which batches. Give `steps` or `epochs`. Cadences are in steps; null: ten evaluations, five logs.
 
-    `batch_size` null is the whole training split in every step. `watch_finite` looks at every tensor after every step,
-    to name the first that is not finite.
+    `batch_size` null is the whole training split in every step. `watch_finite` looks at the loss and the state after
+    every step, to name the first that is not finite.
     """
 
     steps: int | None = None
@@ -141,7 +143,7 @@ def train(method: Method, training: Training, data: Data, loss: Loss, place: Pla
 
     `train/loss` at step t is the loss before update t. Stops at the end of the block in which it is not finite.
     """
-    curve = Curve()
+    curve, rows_sha = Curve(), hashlib.sha256()
     x, y = put(data.train.inputs, place), put(data.train.targets, place)
     valid_x = put(data.valid.inputs, place) if data.valid else None
     samples = len(data.train.inputs)
@@ -155,8 +157,9 @@ def train(method: Method, training: Training, data: Data, loss: Loss, place: Pla
         synchronize(place)
         curve.block_seconds.append(time.perf_counter() - started)
         curve.block_steps.append(block.steps)
-        if block.rows is not None:
-            curve.rows_digest = digest({"before": _bytes(curve.rows_digest), "rows": block.rows})
+        for batch in block.rows if block.rows is not None else ():
+            rows_sha.update(f"{len(batch)} ".encode() + batch.astype("<i8").tobytes())
+            curve.rows_digest = rows_sha.hexdigest()
         done = block.first + block.steps
         finite = np.isfinite(losses)
         if not finite.all():
@@ -164,8 +167,11 @@ def train(method: Method, training: Training, data: Data, loss: Loss, place: Pla
             curve.blew_up_at_step = block.first + len(losses)
             curve.first_not_finite = "the loss itself, of weights that were finite" if training.watch_finite else None
         elif done == total or training.watch_finite:
-            curve.first_not_finite = _first_not_finite(method)
-            curve.blew_up_at_step = done if curve.first_not_finite else None
+            state = method.export()
+            curve.first_not_finite = _first_not_finite(state)
+            curve.blew_up_at_step = (
+                done if curve.first_not_finite in state.params else None
+            )  # an infinite slot may stay harmless
         curve.train_loss.extend(losses.tolist())
         curve.train_time.extend([time.time()] * len(losses))
         if curve.blew_up_at_step is None and (done % cadence == 0 or done == total):
@@ -175,13 +181,9 @@ def train(method: Method, training: Training, data: Data, loss: Loss, place: Pla
             return
 
 
-def _bytes(text: str | None) -> np.ndarray | None:
-    return None if text is None else np.frombuffer(text.encode(), dtype=np.uint8)
-
-
-def _first_not_finite(method: Method) -> str | None:
-    """The first tensor of the state that holds something not finite."""
-    return next((name for name, array in method.export().named().items() if not np.isfinite(array).all()), None)
+def _first_not_finite(state: State) -> str | None:
+    """The first tensor of the state that holds something not finite; parameters come before slots."""
+    return next((name for name, array in state.named().items() if not np.isfinite(array).all()), None)
 
 
 def _evaluate(curve: Curve, step: int, method: Method, data: Data, valid_x: Array | None, loss: Loss) -> None:
@@ -208,7 +210,8 @@ def r2(prediction: np.ndarray, target: np.ndarray) -> float:
     """
     residual = ((prediction - target) ** 2).sum(axis=0)
     total = ((target - target.mean(axis=0)) ** 2).sum(axis=0)
-    return float(np.mean(1 - residual / total)) if total.all() else float("nan")
+    constant = total <= 1e-24 * len(target) * np.abs(target).max(axis=0) ** 2  # of a constant, rounding may leave dust
+    return float("nan") if constant.any() else float(np.mean(1 - residual / total))
 
 
 METRICS = {"accuracy": accuracy, "r2": r2}

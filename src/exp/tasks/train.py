@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from exp.conditions import controlled
 from exp.environment import environment
 from exp.experiment import Experiment, weights_digest
 from exp.interruption import interrupted
 from exp.naming import short
 from exp.problems import Data
-from exp.report import Report, number
+from exp.report import Report
 from exp.run_folder import RunFolder, mark_killed
+from exp.summary import cell, metrics, valid_columns
 from exp.tasks.base import Task
 from exp.tracking.links import follow_up
 from exp.tracking.uploader import shared_uploader
@@ -43,7 +42,7 @@ class Train(Task):
         status = folder.status()
         if status["status"] == "FINISHED":
             columns = ("method", "device", "precision", "first loss", "final loss", *valid_columns([status]), "seconds")
-            report.table(columns, [[status_cell(status, column) for column in columns]])
+            report.table(columns, [[cell(status, column) for column in columns]])
         for line in follow_up(experiment, [folder]):
             report.say(line)
         return 1 if status["status"] == "FAILED" else 0
@@ -70,10 +69,11 @@ def record(experiment: Experiment, data: Data, report: Report, **status: Any) ->
             folder.write_text("error.txt", traceback.format_exc())
             where = traceback.extract_tb(error.__traceback__)[-1]
             reason = " ".join(f"{type(error).__name__}: {error}".split())
+            folder.update_status(status="FAILED", ended=time.time(), error=reason)
             report.end()
             report.say(f"failed: {reason} ({Path(where.filename).name} line {where.lineno}; {folder.path}/error.txt)")
-            ended = {"status": "FAILED", "error": reason}
-        folder.update_status(ended=time.time(), **ended)
+        else:
+            folder.update_status(ended=time.time(), **ended)
     except BaseException as error:
         report.end()
         if interrupted(error):
@@ -81,7 +81,7 @@ def record(experiment: Experiment, data: Data, report: Report, **status: Any) ->
             report.say(f"killed; what was trained is recorded in {folder.path}")
             _send(folder, address)
             if address:
-                shared_uploader().wait([str(folder.path)], address["uri"], at_most=KILLED_PATIENCE_SECONDS)
+                shared_uploader().wait([str(folder.path.absolute())], address["uri"], at_most=KILLED_PATIENCE_SECONDS)
         raise
     finally:
         report.end()
@@ -116,7 +116,7 @@ def _train(
             report.end()
             folder.write_curve(curve.arrays())
         final = experiment.method.export()
-    said = {"status": "FINISHED", "metrics": _metrics(curve), "first_loss": next(iter(curve.train_loss), None)}
+    said = {"status": "FINISHED", "metrics": metrics(curve), "first_loss": next(iter(curve.train_loss), None)}
     if curve.rows_digest:
         said["digests"] = digests | {"rows": curve.rows_digest}
     if curve.blew_up_at_step is not None:
@@ -139,18 +139,6 @@ def _send(folder: RunFolder, address: dict[str, str] | None) -> None:
         shared_uploader().send(folder.path)
 
 
-def _metrics(curve: Curve) -> dict[str, float]:
-    """The numbers that a table shows: `final/…` are the last of their curves."""
-    times = {"first_step_seconds": curve.first_step_seconds, "step_seconds": curve.step_seconds}
-    times |= {"train_seconds": curve.train_seconds}
-    metrics = {f"time/{name}": value for name, value in times.items()}
-    if curve.train_loss:
-        metrics["final/loss"] = curve.train_loss[-1]
-    if curve.blew_up_at_step is None:
-        metrics |= {f"final/valid_{name}": values[-1] for name, values in curve.valid.items()}
-    return {name: value for name, value in metrics.items() if np.isfinite(value)}
-
-
 def _problem(data: Data) -> dict[str, Any]:
     """What predictions need: columns, classes and scalings."""
     scalings = {"input_scaling": data.input_scaling, "target_scaling": data.target_scaling}
@@ -165,25 +153,3 @@ def _problem(data: Data) -> dict[str, Any]:
             for name, scaling in scalings.items()
         },
     }
-
-
-def valid_columns(statuses: list[dict[str, Any]]) -> list[str]:
-    """The validation metrics that these runs have, best known first."""
-    names = ("accuracy", "r2")
-    return [f"valid {name}" for name in names if any(f"final/valid_{name}" in status.get("metrics", {}) for status in statuses)]
-
-
-def status_cell(status: dict[str, Any], column: str) -> str:
-    """One cell of a table of runs."""
-    metrics = status.get("metrics", {})
-    if column == "final loss" and status.get("blew_up_at_step") is not None:
-        return f"blew up at {status['blew_up_at_step']}"
-    if column == "first loss":
-        return number(status.get("first_loss"))
-    if column == "final loss":
-        return number(metrics.get("final/loss"))
-    if column.startswith("valid "):
-        return number(metrics.get(f"final/{column.replace(' ', '_')}"))
-    if column == "seconds":
-        return f"{metrics['time/train_seconds']:.2f}" if "time/train_seconds" in metrics else "–"
-    return str(status["choices"].get(column, "–"))

@@ -14,6 +14,9 @@ from exp.tracking.view import run_link, sweep_link
 
 ADDRESS = "http://127.0.0.1:5000"
 
+RECOVERY_PATIENCE_SECONDS = 5.0
+"""How long the uploads of earlier runs are waited for; they go on without us."""
+
 
 def follow_up(experiment: Experiment, folders: list[RunFolder], view: dict[str, Any] | None = None) -> list[str]:
     """Wait for the uploads, within bounds, and say where to look. The last line says what to type to see the curves."""
@@ -27,8 +30,9 @@ def follow_up(experiment: Experiment, folders: list[RunFolder], view: dict[str, 
     if view:
         uploader.send_view(view)
     uploader.recover(runs)
-    names = [str(folder.path) for folder in folders] + ([view["sweep"]] if view else [])
-    answers = uploader.wait([*names, f"recovered {runs}"], address["uri"])
+    names = [str(folder.path.absolute()) for folder in folders] + ([view["sweep"]] if view else [])
+    answers = uploader.wait(names, address["uri"])
+    answers |= uploader.wait([f"recovered {runs}"], address["uri"], at_most=RECOVERY_PATIENCE_SECONDS)
     errors = [answers.get(name, {}).get("error", None if name in answers else "no answer in time") for name in names]
     errors = [error for error in errors if error]
     lines = [f"recorded in {where}"]

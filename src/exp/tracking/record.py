@@ -9,11 +9,9 @@ import json
 import math
 import os
 import re
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -104,13 +102,13 @@ class Store:
             group, _, what = name.partition("/")
             if what in ("step", "time"):
                 continue
-            steps = curve.get(f"{group}/step", np.arange(len(values)))
-            times = curve[f"{group}/time"]
-            points = [
+            new = slice(sent.get(name, 0), None)
+            steps, times = curve.get(f"{group}/step", np.arange(len(values))), curve[f"{group}/time"]
+            finite = [
                 Metric(name, float(value), _milliseconds(at), int(step))
-                for value, at, step in zip(values, times, steps, strict=True)
-            ][sent.get(name, 0) :]
-            finite = [point for point in points if math.isfinite(point.value)]
+                for value, at, step in zip(values[new], times[new], steps[new], strict=True)
+                if math.isfinite(value)
+            ]
             for start in range(0, len(finite), CHUNK):
                 self._client.log_batch(run, metrics=finite[start : start + CHUNK])
             sent[name] = len(values)
@@ -160,6 +158,7 @@ def _tags(folder: RunFolder, status: dict[str, Any]) -> dict[str, str]:
         "mlflow.source.type": "LOCAL",
         "mlflow.source.git.commit": git.get("commit"),
         "git.dirty": str(git["dirty"]).lower() if git else None,
+        "git_of_exp.commit": (environment.get("git_of_exp") or {}).get("commit"),
         "mlflow.runColor": status.get("colour"),
         "blew_up_at_step": status.get("blew_up_at_step"),
         "not_finite": status.get("not_finite"),
@@ -167,6 +166,8 @@ def _tags(folder: RunFolder, status: dict[str, Any]) -> dict[str, str]:
         "error": status.get("error"),
     }
     tags |= {f"digest.{name}": value for name, value in status.get("digests", {}).items()}
+    conditions = environment.get("conditions", {})
+    tags |= {name: conditions.get(name) for name in ("torch_threads", "tf32", "deterministic")}
     return {key: str(value)[:5000] for key, value in tags.items() if value is not None}
 
 
@@ -197,8 +198,7 @@ def _first_open(uri: str) -> Iterator[None]:
     if file is None:
         yield
         return
-    name = f"exp-{os.getuid()}-{quote(str(file), safe='')[-180:]}.lock"
-    with (Path(tempfile.gettempdir()) / name).open("w") as lock:
+    with file.with_name(f".{file.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -87,7 +87,13 @@ def _database(key: str, uri: str) -> Path:
         raise InputError(key, uri, f"{file}: MLflow misreads ? and % in the path of a database; choose another")
     if file.is_dir():
         raise InputError(key, uri, f"{file} is a folder; give a file")
-    if not file.parent.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+    if file.exists() and not os.access(file, os.R_OK | os.W_OK):
+        raise InputError(key, uri, f"{file} cannot be read and written")
+    if file.exists():
+        with file.open("rb") as content:
+            if content.read(16) not in (b"", b"SQLite format 3\0"):
+                raise InputError(key, uri, f"{file} is no SQLite database; give another file")
+    if not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
         raise InputError(
             key, uri, f"{file.parent}: no such folder, or not writable; give a file in a folder that you can write"
         )

@@ -8,6 +8,7 @@ import contextlib
 import gc
 import json
 import queue
+import re
 import sys
 import threading
 import time
@@ -95,6 +96,7 @@ class Upload:
 def _reason(error: Exception) -> str:
     """An error on one line, short: MLflow's are long."""
     text = " ".join(str(error).split()) or type(error).__name__
+    text = re.split(r" ?\[SQL| ?\(Background", text)[0]
     return text if len(text) <= 200 else f"{text[:197]}…"
 
 

@@ -10,18 +10,19 @@ import os
 import select
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 SERVER_PATIENCE_SECONDS = 10.0
-DATABASE_PATIENCE_SECONDS = 120.0
-START_PATIENCE_SECONDS = 120.0
+DATABASE_PATIENCE_SECONDS = 60.0
+START_PATIENCE_SECONDS = 60.0
 
 
 class Uploader:
-    """One upload process. Answers come back as JSON lines: `{"folder": …, "run": …}` or `{"folder": …, "error": …}`."""
+    """One upload process. Its answers are JSON lines: `{"name": folder, "run": …}` or `{"name": folder, "error": …}`."""
 
     def __init__(self) -> None:
         # A session of its own: Ctrl-C in the terminal is for the trainer, and what it leaves is still uploaded.
@@ -32,6 +33,7 @@ class Uploader:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+        self._reading = threading.Lock()
         self._buffer = b""
         self._ready = False
         self._open: set[str] = set()
@@ -44,8 +46,8 @@ class Uploader:
 
     def send(self, folder: Path) -> None:
         """The folder has changed: upload what is new in it."""
-        self._open.add(str(folder))
-        self._tell({"folder": str(folder)})
+        self._open.add(str(folder.absolute()))
+        self._tell({"folder": str(folder.absolute())})
 
     def send_view(self, view: dict[str, Any]) -> None:
         """Save the page that overlays a sweep's curves."""
@@ -60,20 +62,29 @@ class Uploader:
     def wait(self, names: Iterable[str], uri: str, *, at_most: float = DATABASE_PATIENCE_SECONDS) -> dict[str, dict[str, Any]]:
         """The last answers for these folders and views, waiting while the store works; missing: no answer in time.
 
-        A server that is down or hangs is waited for 10 seconds in all, over the life of the uploader. `at_most` are seconds.
+        A server that is down or hangs is waited for 10 seconds in all, however often this is called. `at_most` are seconds.
         """
         names = list(names)
-        local = uri.startswith("sqlite")
-        patience = min(at_most, DATABASE_PATIENCE_SECONDS if local else SERVER_PATIENCE_SECONDS)
-        while self._open & set(names):
-            limit = (patience if self._ready else START_PATIENCE_SECONDS) - self._waited_seconds
-            started = time.monotonic()
-            ready = self._ready
-            if limit <= 0 or not self._read(limit):
-                break
-            if ready:  # importing MLflow is our own slowness, not the server's
-                self._waited_seconds += time.monotonic() - started
-        return {name: self._answers[name] for name in names if name in self._answers and name not in self._open}
+        patience = DATABASE_PATIENCE_SECONDS if uri.startswith("sqlite") else SERVER_PATIENCE_SECONDS
+        deadline = time.monotonic() + at_most
+        with self._reading:
+            while self._open & set(names):
+                started, ready = time.monotonic(), self._ready
+                left = (patience - self._waited_seconds) if ready else START_PATIENCE_SECONDS
+                limit = min(left, deadline - started)
+                if limit <= 0 or not self._read(limit):
+                    break
+                if ready:  # importing MLflow is our own slowness, not the server's
+                    self._waited_seconds += time.monotonic() - started
+            answers = {name: self._answers[name] for name in names if name in self._answers and name not in self._open}
+            if len(answers) == len(names) and not any("error" in answer for answer in answers.values()):
+                self._waited_seconds = 0.0  # the store is well: the next trouble is a new one
+        return answers
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process is still there."""
+        return self._process.poll() is None
 
     def close(self, *, kill: bool = False) -> None:
         """No more to send. The process ends by itself, once it has uploaded what it was given; or now, by `kill`."""
@@ -116,8 +127,10 @@ _shared: Uploader | None = None
 
 
 def shared_uploader() -> Uploader:
-    """The one upload process of this process, started at the first call."""
+    """The one upload process of this process, started at the first call, and again where it died."""
     global _shared
+    if _shared is not None and not _shared.alive:
+        close_shared_uploader()
     if _shared is None:
         _shared = Uploader()
     return _shared
