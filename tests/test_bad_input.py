@@ -26,7 +26,8 @@ from omegaconf import OmegaConf
 import exp
 from exp import registry
 from exp.__main__ import main
-from exp.configuration import GROUPS, TopLevel, compose, instantiate
+from exp.composition import compose
+from exp.configuration import GROUPS, TopLevel, instantiate
 from exp.errors import InputError
 
 METHOD = "_target_: exp.methods.manual.NumPy\n"

@@ -53,7 +53,7 @@ def test_the_default_run_says_where_to_look(tmp_path: Path) -> None:
     assert re.search(r"mlflow ui, then open http://127\.0\.0\.1:5000/#/\S+$", lines[-1])
     [known] = [json.loads(file.read_text()) for file in tmp_path.glob("runs/*/tracking.json")]
     assert known["run"] in lines[-1]
-    assert {path.name for path in tmp_path.iterdir()} == {"runs", "mlflow.db", "mlartifacts"}
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "mlflow.db", ".mlflow.db.lock", "mlartifacts"}
     [status] = statuses(tmp_path).values()
     assert status["status"] == "FINISHED" and status["name"] == "autograd"
 
@@ -372,3 +372,31 @@ def test_a_run_that_fails_from_python_is_a_runtime_error(elsewhere: Path, monkey
         exp.run("method=failing", *QUICK, config_dir="my")
     [status] = statuses(elsewhere).values()
     assert status["status"] == "FAILED" and "ZeroDivisionError" in status["error"]
+
+
+# odd circumstances
+
+
+def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "exp", "method=numpy", *QUICK]
+    with subprocess.Popen(words, cwd=tmp_path, env=clean(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert (process.wait(), process.stderr.read()) == (0, b"")
+    [status] = statuses(tmp_path).values()
+    assert status["status"] == "FINISHED"
+
+
+def test_a_terminal_without_unicode_gets_the_lines(tmp_path: Path) -> None:
+    lines = ok(command("method=numpy", *QUICK, cwd=tmp_path, env={"PYTHONIOENCODING": "ascii"}))
+    assert "random 64 ? 1000 ? 100 ? 10" in lines[0]
+
+
+def test_threads_can_be_swept(tmp_path: Path) -> None:
+    lines = ok(command("-m", "method=numpy", "threads=1,2", *QUICK, cwd=tmp_path))
+    assert {row[0] for row in cells(lines, "run")[1:]} == {"threads=1", "threads=2"}
+
+
+def test_debug_fast_goes_with_every_experiment(tmp_path: Path) -> None:
+    for name in registry.choices("experiment"):
+        ok(command("method=numpy", "debug=fast", f"experiment={name}", cwd=tmp_path))

@@ -54,7 +54,7 @@ def test_the_wheel_holds_every_module_and_every_choice(wheel: Path) -> None:
 def test_the_wheel_declares_the_command_and_the_license(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     inner = {name.partition(".dist-info/")[2]: name for name in archive.namelist()}
-    assert "exp = exp.__main__:main" in archive.read(inner["entry_points.txt"]).decode()
+    assert "exp = exp.__main__:command" in archive.read(inner["entry_points.txt"]).decode()
     assert "licenses/LICENSE" in inner
     requires = archive.read(inner["METADATA"]).decode()
     for dependency in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]:

@@ -16,7 +16,8 @@ import yaml
 from hydra.utils import get_class
 
 from exp import registry
-from exp.configuration import GROUPS, TopLevel, compose, instantiate
+from exp.composition import compose
+from exp.configuration import GROUPS, TopLevel, instantiate
 
 SRC = Path(__file__).parents[1] / "src"
 CONF = registry.conf_folder()
@@ -82,7 +83,7 @@ def formulas_know_arrays_only(module: str, source: str) -> list[str]:
 
 
 def hydra_only_at_the_entry(module: str, source: str) -> list[str]:
-    entry = is_in(module, "exp.__main__", "exp.configuration", "exp.config_errors", "hydra_plugins")
+    entry = is_in(module, "exp.__main__", "exp.composition", "exp.configuration", "exp.config_errors", "hydra_plugins")
     return [] if entry else importing(module, source, "hydra", "omegaconf")
 
 

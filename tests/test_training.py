@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 import exp
 from exp.arrays import Array, Place
-from exp.configuration import compose, instantiate
+from exp.composition import compose
+from exp.configuration import instantiate
 from exp.losses import MeanSquaredError
 from exp.methods import Method
 from exp.problems import Data, Split
@@ -317,3 +318,35 @@ def test_metrics_are_those_of_scikit_learn(outputs: int):
     logits, labels = random.standard_normal((9, 5)), random.integers(5, size=9)
     expected = sklearn.metrics.accuracy_score(labels, logits.argmax(axis=1))
     assert METRICS["accuracy"](logits, np.eye(5)[labels]) == expected
+
+
+# What is recorded of a run
+
+
+def test_the_digest_of_the_batches_is_of_their_order_alone(tmp_path: Path):
+    """Cadences cut the run into other blocks; the batches stay the same."""
+    digits = (
+        "experiment=digits",
+        "method=numpy",
+        "training.epochs=1",
+        "network.hidden=[7]",
+        "tracker=none",
+        f"runs={tmp_path}",
+    )
+    found = [
+        exp.run(*digits, *more)._folder.status()["digests"]["rows"]
+        for more in ((), ("training.log_every=7",), ("training.watch_finite=true",), ("training.seed=1",))
+    ]
+    assert found[0] == found[1] == found[2] != found[3]
+
+
+def test_an_infinite_slot_is_no_blow_up(tmp_path: Path):
+    """Ten layers of standard-normal weights: Adam's second moment overflows float32, loss and weights stay finite."""
+    deep = ("optimizer=adam", f"network.hidden={[100] * 10}".replace(" ", ""), "training.steps=3")
+    trained = exp.run("method=numpy", "tracker=none", f"runs={tmp_path}", *deep)
+    assert trained.blew_up_at_step is None
+    assert all(np.isfinite(weight).all() for weight in trained.weights.values())
+
+
+def test_r2_of_a_constant_target_is_nan():
+    assert np.isnan(METRICS["r2"](np.zeros((3, 1)), np.full((3, 1), 0.1)))

@@ -51,8 +51,9 @@ def _run(words: list[str]) -> int:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig
 
+    from exp.composition import prepared
     from exp.config_errors import as_typed, explained
-    from exp.configuration import instantiate, prepared
+    from exp.configuration import instantiate
     from exp.registry import conf_folder
 
     outcome: list[int | BaseException] = []

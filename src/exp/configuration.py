@@ -1,30 +1,24 @@
 """From a composed configuration to typed parts: every key checked, every class allowed, then instantiated.
 
-With `config_errors`, `__main__` and the sweeper plugin, the only place that knows Hydra and OmegaConf.
+With `composition`, `config_errors`, `__main__` and the sweeper plugin, the only place that knows Hydra and OmegaConf.
 """
 
 import importlib
-import re
-import sys
-import threading
 import traceback
 import types
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import hydra
-from hydra._internal.utils import get_args_parser
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.singleton import Singleton
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from exp import registry
-from exp.config_errors import as_typed, explained, unknown_key
+from exp.config_errors import as_typed, unknown_key
 from exp.devices import Device
 from exp.errors import MISSING, InputError, listed, require
 from exp.experiment import Experiment
@@ -68,69 +62,6 @@ class TopLevel:
         require(self.threads >= 1, "threads", self.threads, "a whole number >= 1")
         require(self.name is None or bool(self.name.strip()), "name", repr(self.name), "a name that is not empty, or null")
         require(bool(self.runs.strip()), "runs", repr(self.runs), "a folder")
-
-
-def compose(overrides: list[str], config_dir: str | Path | None = None) -> tuple[DictConfig, dict[str, Any], list[str]]:
-    """The configuration, the choices of its groups, and the overrides, composed outside `hydra.main`."""
-    extra = []
-    if config_dir is not None:
-        if not Path(config_dir).is_dir():
-            raise InputError("config_dir", config_dir, "no such folder")
-        add_import_paths(config_dir)
-        quoted = str(Path(config_dir).absolute()).replace("\\", r"\\").replace("'", r"\'")
-        extra = [f"hydra.searchpath=['file://{quoted}']"]
-    with _composing:  # Hydra's state belongs to the whole process: one thread at a time, and left as it was
-        before = Singleton.get_state()
-        GlobalHydra.instance().clear()
-        try:
-            hydra.initialize_config_dir(str(registry.conf_folder()), version_base="1.3", job_name="exp")
-            with explained(overrides):
-                whole = hydra.compose("config", [*names_quoted(overrides), *extra], return_hydra_config=True)
-            return whole, dict(whole.hydra.runtime.choices), overrides
-        finally:
-            Singleton.set_state(before)
-
-
-_composing = threading.Lock()
-
-
-def prepared(words: list[str]) -> tuple[list[str], list[str]]:
-    """A command line as Hydra will read it, and the overrides in it. Raises `InputError` for a flag that is none."""
-    parser = get_args_parser()
-
-    def refuse(message: str) -> NoReturn:
-        raise InputError(" ".join(words), MISSING, f"{message}; flags such as -m come before the overrides (see --help)")
-
-    parser.error = refuse
-    arguments = parser.parse_args(words)
-    if arguments.config_dir:
-        add_import_paths(arguments.config_dir)
-    for override in arguments.overrides:
-        if re.match(r"[+~]*hydra[./]", override) and not override.lstrip("+").startswith("hydra.searchpath"):
-            problem = "exp decides how Hydra runs; leave it out (a sweep runs in this process, one run after the other)"
-            raise InputError(override, MISSING, problem)
-    return names_quoted(words), arguments.overrides
-
-
-def names_quoted(words: list[str]) -> list[str]:
-    """`debug=nan` with nan as a name: Hydra reads it as a number."""
-
-    def quoted(word: str) -> str:
-        key, _, value = word.partition("=")
-        is_name = key.lstrip("+") in registry.groups() and value in registry.choices(key.lstrip("+"))
-        return f"{key}='{value}'" if is_name and value in ("nan", "inf", "true", "false", "null") else word
-
-    return [quoted(word) for word in words]
-
-
-def add_import_paths(config_dir: str | Path) -> None:
-    """The user's own classes are imported from beside their YAML files, or from the working directory."""
-    for file in sorted(Path(config_dir).glob("*/*.yaml")):
-        if file.stem in registry.choices(file.parent.name):
-            raise InputError("--config-dir", config_dir, f"{file} has the name of a choice that exp ships; rename it")
-    for path in (str(Path.cwd()), str(Path(config_dir).absolute())):
-        if path not in sys.path:
-            sys.path.insert(0, path)
 
 
 def instantiate(config: DictConfig, choices: dict[str, Any], overrides: list[str]) -> tuple[Experiment, Task]:

@@ -28,7 +28,7 @@ class InputError(ValueError):
 
 def _without_secrets(text: str) -> str:
     """`text` without what looks like a password in an address."""
-    text = re.sub(r"[^\s/=:@]+:[^\s@]*@", "***@", text)
+    text = re.sub(r"[^\s/=:@]+:(?!//)[^\s@]*@", "***@", text)
     return re.sub(r"((?:pass|pwd|token|secret)\w*=)[^\s&;]+", r"\1***", text, flags=re.IGNORECASE)
 
 

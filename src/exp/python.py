@@ -4,7 +4,8 @@ import atexit
 import warnings
 from pathlib import Path
 
-from exp.configuration import compose, instantiate
+from exp.composition import compose
+from exp.configuration import instantiate
 from exp.errors import InputError, within
 from exp.problems import Data
 from exp.recorded import Run

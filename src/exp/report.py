@@ -1,6 +1,6 @@
 """What a person sees of a run: a header, the falling loss, the final table."""
 
-import os
+import io
 import sys
 from collections.abc import Sequence
 from math import ceil
@@ -68,7 +68,7 @@ class Report:
         try:
             print(line, flush=True)
         except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.stdout = io.StringIO()
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table, never wrapped or cut."""

@@ -1,12 +1,11 @@
 """task=ui: MLflow's own pages on this machine, with the settings that are fast and safe."""
 
+import http.client
 import os
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +52,7 @@ class Ui(Task):
         server = self._serve(address["uri"])
         try:
             url = f"http://{HOST}:{self.port}"
-            _wait_until_ready(server, url)
+            _wait_until_ready(server, self.port)
             print(f"open {experiment_link(url, page)} (Ctrl-C ends it)", flush=True)
             return server.wait()
         finally:
@@ -82,15 +81,18 @@ def _page(experiment: Experiment, uri: str) -> str | None:
     return None
 
 
-def _wait_until_ready(server: subprocess.Popen[bytes], url: str) -> None:
+def _wait_until_ready(server: subprocess.Popen[bytes], port: int) -> None:
     deadline = time.monotonic() + READY_SECONDS
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy of the environment is not for this machine
     while time.monotonic() < deadline:
         if server.poll() is not None:
             raise InputError("task", "ui", f"mlflow server ended with code {server.returncode}; run mlflow ui to see why")
+        connection = http.client.HTTPConnection(HOST, port, timeout=1)  # no proxy of the environment
         try:
-            with direct.open(f"{url}/health", timeout=1):
+            connection.request("GET", "/health")
+            if connection.getresponse().status == http.HTTPStatus.OK:
                 return
-        except (urllib.error.URLError, OSError):
+        except OSError:
             time.sleep(0.1)
+        finally:
+            connection.close()
     raise InputError("task", "ui", f"mlflow server did not answer within {READY_SECONDS} s; run mlflow ui to see why")
