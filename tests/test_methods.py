@@ -17,7 +17,7 @@ import exp
 from exp.activations import ACTIVATIONS
 from exp.arrays import Array, Place, get, put
 from exp.losses import Loss
-from exp.methods import ArrayMethod, Block, Method
+from exp.methods import ArrayMethod, Block, Formulas, Method
 from exp.methods.manual import Manual, NumPy
 from exp.network import Network
 from exp.optimizers import SGD, Optimizer, stack_constants
@@ -104,14 +104,8 @@ class Trained:
 def started(method: Method, case: Case, state: State | None = None, constants: dict[str, Any] | None = None) -> Place:
     place = Place(method.library, "cpu", case.dtype)
     optimizer = OPTIMIZERS[case.optimizer]
-    method.start(
-        network=NETWORKS[case.network],
-        loss=LOSSES[case.loss],
-        optimizer=optimizer,
-        constants=constants or optimizer.constants(),
-        state=case.state() if state is None else state,
-        place=place,
-    )
+    formulas = Formulas(NETWORKS[case.network], LOSSES[case.loss], optimizer, constants or optimizer.constants())
+    method.start(formulas, case.state() if state is None else state, place)
     return place
 
 

@@ -18,7 +18,7 @@ from exp.arrays import Array, Place
 from exp.composition import compose
 from exp.configuration import instantiate
 from exp.losses import MeanSquaredError
-from exp.methods import Method
+from exp.methods import Formulas, Method
 from exp.problems import Data, Split
 from exp.state import State
 from exp.training import LONGEST_BLOCK, METRICS, Curve, Training, train
@@ -144,7 +144,7 @@ class Scripted(Method):
     def __init__(self, losses: list[float], weight: float = 1.0):
         self.losses, self.weight, self.done = losses, weight, 0
 
-    def start(self, **_: Any) -> None: ...
+    def start(self, formulas: Formulas, state: State, place: Place) -> None: ...
 
     def step(self, x: Array, y: Array) -> Array:
         self.done += 1

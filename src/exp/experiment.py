@@ -12,7 +12,7 @@ from exp.arrays import Place
 from exp.devices import Auto, Device
 from exp.errors import MISSING, InputError, within
 from exp.losses import Loss
-from exp.methods.base import Method
+from exp.methods.base import Formulas, Method
 from exp.network import Network, forward
 from exp.optimizers import Optimizer
 from exp.precisions import Precision
@@ -119,14 +119,8 @@ class Experiment:
         params = self.network.initial_params(inputs, outputs, lambda layer: generator(self.network.seed, "network", layer))
         state = State(params, self.optimizer.slots(params), np.array(0, dtype=np.int64))
         place = Place(self.method.library, device.torch_name, self.precision.dtype)
-        self.method.start(
-            network=self.network,
-            loss=self.loss,
-            optimizer=self.optimizer,
-            constants=self.optimizer.constants(),
-            state=state,
-            place=place,
-        )
+        formulas = Formulas(self.network, self.loss, self.optimizer, self.optimizer.constants())
+        self.method.start(formulas, state, place)
         return state, place
 
     def dead_units(self, params: dict[str, np.ndarray], data: Data) -> dict[str, int]:

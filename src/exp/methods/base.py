@@ -28,6 +28,16 @@ class Block:
     rows: np.ndarray | None = None
 
 
+@dataclass(frozen=True)
+class Formulas:
+    """What a step computes. `constants` are the optimizer's numbers, or (K,) each for a stack of K runs."""
+
+    network: Network
+    loss: Loss
+    optimizer: Optimizer
+    constants: Mapping[str, Any]
+
+
 @dataclass(kw_only=True)
 class Method(abc.ABC):
     """One implementation of a training step. `library` says whose arrays it computes with: "numpy" or "torch"."""
@@ -46,17 +56,8 @@ class Method(abc.ABC):
         return None
 
     @abc.abstractmethod
-    def start(
-        self,
-        *,
-        network: Network,
-        loss: Loss,
-        optimizer: Optimizer,
-        constants: Mapping[str, Any],
-        state: State,
-        place: Place,
-    ) -> None:
-        """Take over a canonical host `state`. `constants` are the optimizer's, numbers or (K,) for a stack of K runs."""
+    def start(self, formulas: Formulas, state: State, place: Place) -> None:
+        """Take over a canonical host `state`, to train it at `place`."""
 
     @abc.abstractmethod
     def step(self, x: Array, y: Array) -> Array:
@@ -86,20 +87,12 @@ class Method(abc.ABC):
 class ArrayMethod(Method):
     """A method that is one pure function on arrays: `transition`. Leading axes are runs, so K states train K runs."""
 
-    def start(
-        self,
-        *,
-        network: Network,
-        loss: Loss,
-        optimizer: Optimizer,
-        constants: Mapping[str, Any],
-        state: State,
-        place: Place,
-    ) -> None:
-        self.activation: Activation = ACTIVATIONS[network.activation]
-        self.loss, self.optimizer = loss, optimizer
+    def start(self, formulas: Formulas, state: State, place: Place) -> None:
+        self.activation: Activation = ACTIVATIONS[formulas.network.activation]
+        self.loss, self.optimizer = formulas.loss, formulas.optimizer
         self.constants = {
-            key: float(value) if np.ndim(value) == 0 else put(np.asarray(value), place) for key, value in constants.items()
+            key: float(value) if np.ndim(value) == 0 else put(np.asarray(value), place)
+            for key, value in formulas.constants.items()
         }
         self.state = state.map(lambda array: put(array, place))
 

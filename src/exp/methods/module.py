@@ -2,16 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from exp.activations import ACTIVATIONS
 from exp.arrays import Array, Place, get, put
-from exp.losses import Loss
-from exp.methods.base import Method
-from exp.network import Network
-from exp.optimizers import Optimizer
+from exp.methods.base import Formulas, Method
 from exp.state import State
 
 
@@ -22,18 +18,10 @@ class Module(Method):
     torch keeps a layer's weight as (outputs, inputs); the canonical state has (inputs, outputs).
     """
 
-    def start(
-        self,
-        *,
-        network: Network,
-        loss: Loss,
-        optimizer: Optimizer,
-        constants: Mapping[str, Any],
-        state: State,
-        place: Place,
-    ) -> None:
+    def start(self, formulas: Formulas, state: State, place: Place) -> None:
         import torch
 
+        network, loss, optimizer = formulas.network, formulas.loss, formulas.optimizer
         activation = ACTIVATIONS[network.activation]
         layers = [state.params[name] for name in state.params if name.endswith(".weight")]
         modules: list[torch.nn.Module] = []
