@@ -400,3 +400,6 @@ def test_threads_can_be_swept(tmp_path: Path) -> None:
 def test_debug_fast_goes_with_every_experiment(tmp_path: Path) -> None:
     for name in registry.choices("experiment"):
         ok(command("method=numpy", "debug=fast", f"experiment={name}", cwd=tmp_path))
+    assert [len(exp.load(folder).losses) for folder in (tmp_path / "runs").iterdir()] == [5] * len(
+        registry.choices("experiment")
+    )

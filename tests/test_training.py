@@ -17,11 +17,13 @@ import exp
 from exp.arrays import Array, Place
 from exp.composition import compose
 from exp.configuration import instantiate
+from exp.curve import Curve
 from exp.losses import MeanSquaredError
 from exp.methods import Formulas, Method
+from exp.metrics import METRICS
 from exp.problems import Data, Split
 from exp.state import State
-from exp.training import LONGEST_BLOCK, METRICS, Curve, Training, train
+from exp.training import LONGEST_BLOCK, Training, train
 
 METHODS = sorted(path.stem for path in (Path(__file__).parents[1] / "conf/method").glob("*.yaml"))
 steady = settings(deadline=None, derandomize=True, database=None)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from math import ceil
 from typing import Any
 
+from exp.curve import Curve
 from exp.experiment import Experiment
 from exp.naming import short
 from exp.problems import Data
 from exp.summary import number
-from exp.training import Curve
 
 
 class Report:

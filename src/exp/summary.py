@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from exp.curve import Curve
 from exp.naming import short
-from exp.training import Curve
 
 
 def metrics(curve: Curve) -> dict[str, float]:

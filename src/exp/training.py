@@ -3,15 +3,17 @@
 import hashlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
 
 from exp.arrays import Array, Place, get, put, synchronize
+from exp.curve import Curve
 from exp.errors import InputError, require
 from exp.losses import Loss
 from exp.methods.base import Block, Method
+from exp.metrics import METRICS
 from exp.problems import Data
 from exp.seeds import generator
 from exp.state import State
@@ -99,45 +101,6 @@ def _block(first: int, rows: list[np.ndarray | None]) -> Block:
     return Block(first, len(rows), None if rows[0] is None else np.stack([batch for batch in rows if batch is not None]))
 
 
-@dataclass
-class Curve:
-    """What a run has measured so far. Times are host seconds; `train_time` is the Unix time at which a loss was read."""
-
-    train_loss: list[float] = field(default_factory=list)
-    train_time: list[float] = field(default_factory=list)
-    valid_step: list[int] = field(default_factory=list)
-    valid: dict[str, list[float]] = field(default_factory=dict)
-    valid_time: list[float] = field(default_factory=list)
-    block_steps: list[int] = field(default_factory=list)
-    block_seconds: list[float] = field(default_factory=list)
-    rows_digest: str | None = None
-    blew_up_at_step: int | None = None
-    first_not_finite: str | None = None
-
-    @property
-    def first_step_seconds(self) -> float:
-        return self.block_seconds[0]
-
-    @property
-    def step_seconds(self) -> float:
-        """The median over all steps but the first, each taken as its block's mean."""
-        means = np.repeat(np.divide(self.block_seconds, self.block_steps), self.block_steps)
-        return float(np.median(means[1:] if len(means) > 1 else means))
-
-    @property
-    def train_seconds(self) -> float:
-        """Time in training steps, evaluation not included."""
-        return sum(self.block_seconds)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """As stored: `train/loss` of step 0, 1, …; `valid/…` after `valid/step` updates; `…/time` in Unix seconds."""
-        arrays = {"train/loss": np.array(self.train_loss), "train/time": np.array(self.train_time)}
-        if self.valid_step:
-            arrays |= {"valid/step": np.array(self.valid_step), "valid/time": np.array(self.valid_time)}
-            arrays |= {f"valid/{name}": np.array(values) for name, values in self.valid.items()}
-        return arrays
-
-
 def train(method: Method, training: Training, data: Data, loss: Loss, place: Place) -> Iterator[Curve]:
     """Train a started method; yields the growing curve after every block, the whole one last.
 
@@ -196,22 +159,3 @@ def _evaluate(curve: Curve, step: int, method: Method, data: Data, valid_x: Arra
     curve.valid_time.append(time.time())
     curve.valid.setdefault("loss", []).append(float(loss.value(prediction, target)))
     curve.valid.setdefault(data.metric, []).append(METRICS[data.metric](prediction, target))
-
-
-def accuracy(prediction: np.ndarray, target: np.ndarray) -> float:
-    """The share of rows whose largest output is that of the target."""
-    return float(np.mean(prediction.argmax(axis=-1) == target.argmax(axis=-1)))
-
-
-def r2(prediction: np.ndarray, target: np.ndarray) -> float:
-    """1 − Σ(p − y)² / Σ(y − ȳ)², the mean over the outputs (coefficient of determination).
-
-    NaN where a target is constant, as in a split of one row: there is nothing to explain.
-    """
-    residual = ((prediction - target) ** 2).sum(axis=0)
-    total = ((target - target.mean(axis=0)) ** 2).sum(axis=0)
-    constant = total <= 1e-24 * len(target) * np.abs(target).max(axis=0) ** 2  # of a constant, rounding may leave dust
-    return float("nan") if constant.any() else float(np.mean(1 - residual / total))
-
-
-METRICS = {"accuracy": accuracy, "r2": r2}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from exp.conditions import controlled
+from exp.curve import Curve
 from exp.environment import environment
 from exp.experiment import Experiment, weights_digest
 from exp.interruption import interrupted
@@ -18,7 +19,7 @@ from exp.summary import cell, metrics, valid_columns
 from exp.tasks.base import Task
 from exp.tracking.links import follow_up
 from exp.tracking.uploader import shared_uploader
-from exp.training import Curve, train
+from exp.training import train
 
 FLUSH_SECONDS = 2.0
 """How often a running curve is written, and sent on."""

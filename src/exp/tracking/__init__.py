@@ -1,5 +1,6 @@
 """Tracking: what MLflow is told of a run folder, by a process of its own, so that training never waits for it.
 
 `settings` says where; `uploader` is the trainer's side of that process; `upload` is the process; `record` alone imports
-mlflow and turns a run folder into a run; `view` is the page that overlays a sweep's curves.
+mlflow and turns a run folder into a run (`contents`: its parameters and tags); `view` is the page that overlays a sweep's
+curves, `links` what is said at the end.
 """

@@ -28,6 +28,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.db import utils as database
 
 from exp.run_folder import RunFolder
+from exp.tracking.contents import params_of, tags_of
 from exp.tracking.settings import database_file
 from exp.tracking.view import saved_view
 
@@ -92,7 +93,7 @@ class Store:
         if runs:
             return {"experiment": experiment, "run": runs[0].info.run_id}
         run = self._client.create_run(
-            experiment, start_time=_milliseconds(status["started"]), tags=_tags(folder, status), run_name=status["name"]
+            experiment, start_time=_milliseconds(status["started"]), tags=tags_of(folder, status), run_name=status["name"]
         )
         return {"experiment": experiment, "run": run.info.run_id}
 
@@ -118,10 +119,10 @@ class Store:
         """Parameters, final metrics, tags, artifacts, the data set, and last the status."""
         ended = _milliseconds(status["ended"])
         finals = [(name, value) for name, value in status.get("metrics", {}).items() if math.isfinite(value)]
-        params = [Param(key, str(value)[:6000]) for key, value in _params(folder, status).items()]
+        params = [Param(key, str(value)[:6000]) for key, value in params_of(folder, status).items()]
         for start in range(0, len(params), 100):
             self._client.log_batch(run, params=params[start : start + 100])
-        tags = [RunTag(key, value) for key, value in _tags(folder, status).items()]
+        tags = [RunTag(key, value) for key, value in tags_of(folder, status).items()]
         metrics = [Metric(name, value, ended, 0) for name, value in finals]
         self._client.log_batch(run, metrics=metrics, tags=tags)
         self._client.log_inputs(run, datasets=[_dataset(folder, status)] if status.get("digests") else [])
@@ -129,46 +130,6 @@ class Store:
             if (folder.path / name).exists():
                 self._client.log_artifact(run, str(folder.path / name))
         self._client.set_terminated(run, status=status["status"], end_time=ended)
-
-
-def _params(folder: RunFolder, status: dict[str, Any]) -> dict[str, Any]:
-    """The resolved configuration, flattened with dots, and each group's choice by its name."""
-    flat: dict[str, Any] = {}
-
-    def flatten(prefix: str, node: Any) -> None:
-        if isinstance(node, dict):
-            for key, value in node.items():
-                if key != "_target_":
-                    flatten(f"{prefix}.{key}" if prefix else key, value)
-        elif node is not None:
-            flat[prefix] = node
-
-    flatten("", folder.config())
-    return flat | status["choices"]
-
-
-def _tags(folder: RunFolder, status: dict[str, Any]) -> dict[str, str]:
-    environment = folder.read_json("environment.json")
-    git = environment.get("git") or {}
-    tags = {
-        "exp.run": folder.path.name,
-        "sweep": status.get("sweep"),
-        "mlflow.user": _user(),
-        "mlflow.source.name": "exp",
-        "mlflow.source.type": "LOCAL",
-        "mlflow.source.git.commit": git.get("commit"),
-        "git.dirty": str(git["dirty"]).lower() if git else None,
-        "git_of_exp.commit": (environment.get("git_of_exp") or {}).get("commit"),
-        "mlflow.runColor": status.get("colour"),
-        "blew_up_at_step": status.get("blew_up_at_step"),
-        "not_finite": status.get("not_finite"),
-        "dead_units": ", ".join(f"{layer} {count}" for layer, count in status.get("dead_units", {}).items()) or None,
-        "error": status.get("error"),
-    }
-    tags |= {f"digest.{name}": value for name, value in status.get("digests", {}).items()}
-    conditions = environment.get("conditions", {})
-    tags |= {name: conditions.get(name) for name in ("torch_threads", "tf32", "deterministic")}
-    return {key: str(value)[:5000] for key, value in tags.items() if value is not None}
 
 
 def _dataset(folder: RunFolder, status: dict[str, Any]) -> DatasetInput:
@@ -205,15 +166,6 @@ def _first_open(uri: str) -> Iterator[None]:
 
 def _milliseconds(seconds: float) -> int:
     return int(seconds * 1000)
-
-
-def _user() -> str:
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
 
 
 def _parsed(file: Any) -> dict[str, Any]:

@@ -1,0 +1,54 @@
+"""What of a run folder becomes parameters and tags of an MLflow run."""
+
+from typing import Any
+
+from exp.run_folder import RunFolder
+
+
+def params_of(folder: RunFolder, status: dict[str, Any]) -> dict[str, Any]:
+    """The resolved configuration, flattened with dots, and each group's choice by its name."""
+    flat: dict[str, Any] = {}
+
+    def flatten(prefix: str, node: Any) -> None:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                if key != "_target_":
+                    flatten(f"{prefix}.{key}" if prefix else key, value)
+        elif node is not None:
+            flat[prefix] = node
+
+    flatten("", folder.config())
+    return flat | status["choices"]
+
+
+def tags_of(folder: RunFolder, status: dict[str, Any]) -> dict[str, str]:
+    environment = folder.read_json("environment.json")
+    git = environment.get("git") or {}
+    tags = {
+        "exp.run": folder.path.name,
+        "sweep": status.get("sweep"),
+        "mlflow.user": _user(),
+        "mlflow.source.name": "exp",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": git.get("commit"),
+        "git.dirty": str(git["dirty"]).lower() if git else None,
+        "git_of_exp.commit": (environment.get("git_of_exp") or {}).get("commit"),
+        "mlflow.runColor": status.get("colour"),
+        "blew_up_at_step": status.get("blew_up_at_step"),
+        "not_finite": status.get("not_finite"),
+        "dead_units": ", ".join(f"{layer} {count}" for layer, count in status.get("dead_units", {}).items()) or None,
+        "error": status.get("error"),
+    }
+    tags |= {f"digest.{name}": value for name, value in status.get("digests", {}).items()}
+    conditions = environment.get("conditions", {})
+    tags |= {name: conditions.get(name) for name in ("torch_threads", "tf32", "deterministic")}
+    return {key: str(value)[:5000] for key, value in tags.items() if value is not None}
+
+
+def _user() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
