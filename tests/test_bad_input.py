@@ -442,3 +442,9 @@ def test_every_number_refuses_what_is_out_of_range(group: str, choice: str, key:
     for value in OUT_OF_RANGE[key]:
         said = refused(group, choice, f"{name}={value}")
         assert said.startswith(f"{name}={value}: allowed: "), said
+
+
+def test_in_a_sweep_every_network_must_fit_into_memory(typed) -> None:
+    """Runs of one problem share its data; the widths are each run's own."""
+    code, out, err = typed(["-m", "method=numpy", "tracker=none", "network.hidden=[5],[100000000000]"])
+    assert (code, out) == (1, "") and err.startswith("error: network.hidden=[100000000000]: ") and "smaller widths" in err

@@ -85,3 +85,12 @@ def test_an_upload_process_that_died_is_replaced(tmp_path: Path, monkeypatch: py
     finally:
         close_shared_uploader()
         client.cache_clear()
+
+
+def test_a_method_that_leaves_python_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SystemExit is no exception that a run survives; it must not leave the run RUNNING."""
+    monkeypatch.setattr("exp.methods.manual.NumPy.step", lambda *given: (_ for _ in ()).throw(SystemExit(3)))
+    with pytest.raises(SystemExit):
+        exp.run("method=numpy", "tracker=none", f"runs={tmp_path}", *SHORT)
+    [folder] = tmp_path.iterdir()
+    assert exp.load(folder).status == "FAILED"

@@ -18,7 +18,7 @@ from exp.optimizers import Optimizer
 from exp.precisions import Precision
 from exp.problems import Data, Problem
 from exp.run_folder import require_writable
-from exp.seeds import digest, generator
+from exp.seeds import generator
 from exp.state import State
 from exp.tracking.settings import Tracker
 from exp.training import Training
@@ -63,6 +63,7 @@ class Experiment:
             raise Unsupported("device", self.choices["device"], absent)
         self._require_representable()
         data = self._loaded() if data is None else data
+        self._require_memory(data)
         with within("training"):
             self.training.check(len(data.train.inputs))
         if self.loss.needs_classes and data.classes is None:
@@ -72,7 +73,7 @@ class Experiment:
         return data
 
     def _loaded(self) -> Data:
-        """The problem's data, if it and the network's state fit into this machine's memory."""
+        """The problem's data; what is too large to be drawn is bad input too."""
         with within("problem"):
             try:
                 data = self.problem.load()
@@ -80,6 +81,10 @@ class Experiment:
                 if isinstance(error, InputError):
                     raise
                 raise InputError(self.choices["problem"], MISSING, f"cannot be loaded: {error}") from None
+        return data
+
+    def _require_memory(self, data: Data) -> None:
+        """Raise `InputError` for a network whose weights and their updates do not fit into this machine's memory."""
         widths = self.network.widths(data.train.inputs.shape[1], data.train.targets.shape[1])
         numbers = sum(rows * columns for rows, columns in pairwise(widths)) * (2 + len(self.optimizer.slot_names))
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -88,7 +93,6 @@ class Experiment:
             raise InputError(
                 "network.hidden", self.network.hidden, f"weights and their updates take {gigabytes}; use smaller widths"
             )
-        return data
 
     def _require_representable(self) -> None:
         """Raise `InputError` for a setting of the optimizer that is 0 in this precision: it would have no effect."""
@@ -144,8 +148,3 @@ class Experiment:
         )
         together = f"method={self.choices['method']} device={device.name} precision"
         return Unsupported(together, self.precision.name, reason) if reason else None
-
-
-def weights_digest(state: State) -> str:
-    """SHA-256 of the initial parameters, float64."""
-    return digest(dict(state.params))

@@ -15,13 +15,14 @@ from exp.tasks.train import Train, record
 from exp.tracking.links import follow_up
 from exp.tracking.uploader import close_shared_uploader
 
+atexit.register(close_shared_uploader)  # it is kept for the next run, and ends with this process
+
 
 def run(*overrides: str, config_dir: str | Path | None = None) -> Run:
     """See `exp.run`."""
     experiment, task = instantiate(*compose(list(overrides), config_dir))
     if not isinstance(task, Train):
         raise InputError("task", type(task).__name__.lower(), "run() trains; leave the task out")
-    atexit.register(close_shared_uploader)
     data = experiment.check()
     mark_killed(experiment.runs)
     folder = record(experiment, data, Silence())

@@ -122,7 +122,7 @@ def train(method: Method, training: Training, data: Data, loss: Loss, place: Pla
         curve.block_steps.append(block.steps)
         for batch in block.rows if block.rows is not None else ():
             rows_sha.update(f"{len(batch)} ".encode() + batch.astype("<i8").tobytes())
-            curve.rows_digest = rows_sha.hexdigest()
+        curve.rows_digest = None if block.rows is None else rows_sha.hexdigest()
         done = block.first + block.steps
         finite = np.isfinite(losses)
         if not finite.all():
@@ -132,9 +132,8 @@ def train(method: Method, training: Training, data: Data, loss: Loss, place: Pla
         elif done == total or training.watch_finite:
             state = method.export()
             curve.first_not_finite = _first_not_finite(state)
-            curve.blew_up_at_step = (
-                done if curve.first_not_finite in state.params else None
-            )  # an infinite slot may stay harmless
+            if curve.first_not_finite in state.params:  # an infinite slot may stay harmless
+                curve.blew_up_at_step = done
         curve.train_loss.extend(losses.tolist())
         curve.train_time.extend([time.time()] * len(losses))
         if curve.blew_up_at_step is None and (done % cadence == 0 or done == total):

@@ -9,12 +9,13 @@ from typing import Any
 from exp.conditions import controlled
 from exp.curve import Curve
 from exp.environment import environment
-from exp.experiment import Experiment, weights_digest
+from exp.experiment import Experiment
 from exp.interruption import interrupted
 from exp.naming import short
 from exp.problems import Data
 from exp.report import Report
 from exp.run_folder import RunFolder, mark_killed
+from exp.seeds import digest
 from exp.summary import cell, metrics, valid_columns
 from exp.tasks.base import Task
 from exp.tracking.links import follow_up
@@ -77,7 +78,9 @@ def record(experiment: Experiment, data: Data, report: Report, **status: Any) ->
             folder.update_status(ended=time.time(), **ended)
     except BaseException as error:
         report.end()
-        if interrupted(error):
+        if not interrupted(error):  # a method that leaves by SystemExit, a status that could not be written
+            folder.update_status(status="FAILED", ended=time.time(), error=f"{type(error).__name__}: {error}")
+        else:
             folder.update_status(status="KILLED", ended=time.time())
             report.say(f"killed; what was trained is recorded in {folder.path}")
             _send(folder, address)
@@ -98,7 +101,7 @@ def _train(
     library = experiment.method.library
     with controlled(experiment.threads, library) as conditions:
         state, place = experiment.start(data, experiment.device)
-        digests = {"data": data.digest(), "weights": weights_digest(state)}
+        digests = {"data": data.digest(), "weights": digest(state.params)}
         folder.update_status(digests=digests)
         folder.write_state("initial", state)
         folder.write_json("problem.json", _problem(data))
