@@ -87,7 +87,8 @@ def _unresolved(config: DictConfig) -> str | None:
 
 def _built(config: DictConfig, choices: dict[str, Any], overrides: list[str]) -> tuple[Experiment, Task]:
     config = OmegaConf.create({key: node for key, node in config.items_ex(resolve=False) if key != "hydra"})
-    unknown = next((key for key in config if key not in (*GROUPS, *_names(TopLevel))), None)
+    own = str(choices.get("task"))  # task=verify has its keys under verify
+    unknown = next((key for key in config if key not in (*GROUPS, *_names(TopLevel), own)), None)
     if unknown is not None:
         raise unknown_key(str(unknown), typed_values(overrides).get(str(unknown)))
     for group in GROUPS:
@@ -96,12 +97,13 @@ def _built(config: DictConfig, choices: dict[str, Any], overrides: list[str]) ->
     OmegaConf.resolve(config)
     top = _typed("", TopLevel, OmegaConf.create({name: config.get(name) for name in _names(TopLevel)}))
     TopLevel(**top)
-    checked = {group: _checked(group, config.get(group), kind) for group, kind in GROUPS.items()}
-    parts: dict[str, Any] = {group: _part(group, node) for group, node in checked.items()} | top
+    prefixes = {group: own if group == "task" and own in config else group for group in GROUPS}
+    checked = {group: _checked(group, config, prefixes[group]) for group in GROUPS}
+    parts: dict[str, Any] = {group: _part(prefixes[group], node) for group, node in checked.items()} | top
     parts["name"] = top["name"] or run_name(choices["method"], overrides)
     task = parts.pop("task")
     named = {group: str(choices[group]) for group in GROUPS if group != "task"}
-    plain = {group: OmegaConf.to_container(node) for group, node in checked.items()}
+    plain = {prefixes[group]: OmegaConf.to_container(node) for group, node in checked.items()}
     return Experiment(**parts, choices=named, config=plain | top), task
 
 
@@ -109,14 +111,18 @@ def _names(schema: type) -> list[str]:
     return [field.name for field in fields(schema)]
 
 
-def _checked(group: str, node: Any, kind: type) -> DictConfig:
-    """The node of a group, typed by the constructor that its `_target_` names."""
+def _checked(group: str, config: DictConfig, prefix: str) -> DictConfig:
+    """The node of a group, typed by the constructor that its `_target_` names. Its keys are those of `prefix`."""
+    node, kind = config.get(group), GROUPS[group]
     if not OmegaConf.is_dict(node):
         raise InputError(group, node, f"choose {listed(registry.choices(group))}")
     if not isinstance(target := node.get("_target_"), str):
         raise InputError(f"{group}._target_", MISSING, f"is missing; it names the class, a kind of {kind.__name__}")
     values = OmegaConf.create({key: value for key, value in node.items_ex(resolve=False) if key != "_target_"})
-    typed = _typed(group, _located(group, target, kind), values)
+    if prefix != group:
+        values = OmegaConf.merge(values, config[prefix])
+        assert isinstance(values, DictConfig)
+    typed = _typed(prefix, _located(group, target, kind), values)
     return OmegaConf.create({"_target_": target, **typed})
 
 

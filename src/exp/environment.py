@@ -17,7 +17,7 @@ def environment(torch_device: str | None) -> dict[str, Any]:
     return {
         "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},
         "platform": platform.platform(),
-        "cpu": _cpu(),
+        "cpu": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "gpu": _gpu(torch_device),
         "blas": [_library(pool) for pool in threadpool_info()],
@@ -31,7 +31,7 @@ def _library(pool: dict[str, Any]) -> dict[str, Any]:
     return {key: pool.get(key) for key in ("user_api", "internal_api", "version", "architecture")}
 
 
-def _cpu() -> str:
+def processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -117,11 +117,15 @@ class Experiment:
             self.config["device"] = {"_target_": f"{type(chosen).__module__}.{type(chosen).__qualname__}"} | vars(chosen)
         return self.device
 
-    def start(self, data: Data, device: Device) -> tuple[State, Place]:
-        """Start the method from the seed's initial weights; returns that state, in float64, and where it computes."""
+    def initial_state(self, data: Data) -> State:
+        """The seed's initial weights and empty slots, in float64."""
         inputs, outputs = data.train.inputs.shape[1], data.train.targets.shape[1]
         params = self.network.initial_params(inputs, outputs, lambda layer: generator(self.network.seed, "network", layer))
-        state = State(params, self.optimizer.slots(params), np.array(0, dtype=np.int64))
+        return State(params, self.optimizer.slots(params), np.array(0, dtype=np.int64))
+
+    def start(self, data: Data, device: Device) -> tuple[State, Place]:
+        """Start the method from the seed's initial weights; returns that state, in float64, and where it computes."""
+        state = self.initial_state(data)
         place = Place(self.method.library, device.torch_name, self.precision.dtype)
         formulas = Formulas(self.network, self.loss, self.optimizer, self.optimizer.constants())
         self.method.start(formulas, state, place)

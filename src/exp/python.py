@@ -11,7 +11,7 @@ from exp.problems import Data
 from exp.recorded import Run
 from exp.report import Silence
 from exp.run_folder import mark_killed
-from exp.tasks.train import Train, record
+from exp.tasks.train import Train
 from exp.tracking.links import follow_up
 from exp.tracking.uploader import close_shared_uploader
 
@@ -25,7 +25,7 @@ def run(*overrides: str, config_dir: str | Path | None = None) -> Run:
         raise InputError("task", type(task).__name__.lower(), "run() trains; leave the task out")
     data = experiment.check()
     mark_killed(experiment.runs)
-    folder = record(experiment, data, Silence())
+    folder = task.record(experiment, data, Silence())
     if experiment.tracker.address():
         for line in follow_up(experiment, [folder]):
             if line.startswith("not in MLflow"):

@@ -2,6 +2,7 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -33,16 +34,30 @@ def top_level_keys() -> list[str]:
 
 def all_keys() -> list[str]:
     """Every group, every key outside a group, and every `group.key` that some choice has."""
+    typed = [group for group in groups() if not _preset(group)]
     nested = {
-        f"{group}.{key}": None for group in groups() if not _preset(group) for keys in choices(group).values() for key in keys
+        f"{prefix(group, choice)}.{key}": None for group in typed for choice, keys in choices(group).items() for key in keys
     }
     return [*groups(), *top_level_keys(), *nested]
 
 
+def prefix(group: str, choice: str) -> str:
+    """What stands before the keys of a choice: its group, or its own name, as in task=verify verify.kit=full."""
+    return choice if _own_node(conf_folder() / group / f"{choice}.yaml") else group
+
+
 def _preset(group: str) -> bool:
     """Whether the choices of a group only change other groups' keys."""
-    return any("@package _global_" in file.read_text() for file in (conf_folder() / group).glob("*.yaml"))
+    return all("@package _global_" in file.read_text() for file in (conf_folder() / group).glob("*.yaml"))
+
+
+def _own_node(file: Path) -> dict[str, Any] | None:
+    """The keys that a choice has under its own name rather than its group's."""
+    content = yaml.safe_load(file.read_text()) if file.exists() else None
+    own = content.get(file.stem) if isinstance(content, dict) else None
+    return own if isinstance(own, dict) and file.parent.name in content else None
 
 
 def _keys(file: Path) -> list[str]:
-    return [key for key in yaml.safe_load(file.read_text()) or {} if key not in ("_target_", "defaults")]
+    found = _own_node(file) or yaml.safe_load(file.read_text()) or {}
+    return [key for key in found if key not in ("_target_", "defaults")]

@@ -21,6 +21,11 @@ class Report:
         self._progress: Any = None
         self._said = -1
 
+    @property
+    def detailed(self) -> bool:
+        """Whether this is the report of a single run, which has room for details."""
+        return self._title is None
+
     def begin(self, experiment: Experiment, data: Data) -> None:
         """What is about to run, said before anything slow is imported."""
         rows, inputs = data.train.inputs.shape
@@ -90,6 +95,8 @@ class Report:
 class Silence(Report):
     """Nothing is printed: for notebooks."""
 
+    detailed = False
+
     def begin(self, experiment: Experiment, data: Data) -> None: ...
 
     def progress(self, curve: Curve) -> None: ...
@@ -98,6 +105,7 @@ class Silence(Report):
 
 
 _NUMBERS = ("first loss", "final loss", "valid accuracy", "valid r2", "valid loss", "seconds")
+_NUMBERS += ("resolution", "largest error / tolerance")
 
 
 def _latest(curve: Curve) -> str:

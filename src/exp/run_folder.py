@@ -7,6 +7,7 @@ environment.json     versions, hardware, libraries, commit
 problem.json         what turns the user's units into the network's
 initial.safetensors, final.safetensors    the state, by canonical names
 error.txt            the traceback of a run that failed
+verdict.json         what the reference says of the method: of task=verify, and where training.verify=true
 tracking.json        what the tracking server already has (kept by the uploader)
 .lock                locked for as long as the run is alive
 """
@@ -128,6 +129,20 @@ class RunFolder:
         unfinished = self.path / f".{name}.{os.getpid()}"
         unfinished.write_bytes(content)
         unfinished.replace(self.path / name)
+
+
+class Verdicts:
+    """Verdicts remembered under `runs`/.verdicts, by the hash of what they depend on."""
+
+    def __init__(self, runs: Path | str):
+        self._folder = Path(runs) / ".verdicts"
+
+    def read(self, key: str) -> dict[str, Any] | None:
+        return _read_json(self._folder / f"{key}.json") or None
+
+    def write(self, key: str, content: Mapping[str, Any]) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        RunFolder(self._folder).write_json(f"{key}.json", content)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

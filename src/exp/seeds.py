@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-STREAMS = ("problem", "split", "network", "training")
+STREAMS = ("problem", "split", "network", "training", "verification")
 
 
 def generator(seed: int, stream: str, *path: int) -> np.random.Generator:

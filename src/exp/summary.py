@@ -39,6 +39,8 @@ def cell(status: dict[str, Any], column: str) -> str:
         return number(metrics.get(f"final/{column.replace(' ', '_')}"))
     if column == "seconds":
         return f"{metrics['time/train_seconds']:.2f}" if "time/train_seconds" in metrics else "–"
+    if column in ("run", "verdict"):
+        return str(status.get({"run": "name"}.get(column, column), "–"))
     return str(status["choices"].get(column, "–"))
 
 

@@ -27,7 +27,7 @@ class Training:
     """How long and in which batches. Give `steps` or `epochs`. Cadences are in steps; null: ten evaluations, five logs.
 
     `batch_size` null is the whole training split in every step. `watch_finite` looks at the loss and the state after
-    every step, to name the first that is not finite.
+    every step, to name the first that is not finite. `verify` adds the verdict on the method to the run.
     """
 
     steps: int | None = None
@@ -36,6 +36,7 @@ class Training:
     evaluate_every: int | None = None
     log_every: int | None = None
     watch_finite: bool = False
+    verify: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

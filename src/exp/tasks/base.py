@@ -1,18 +1,47 @@
 """The contract of a task."""
 
 import abc
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any
 
 from exp.experiment import Experiment
+from exp.problems import Data
+from exp.report import Report
+from exp.run_folder import RunFolder
 
 
 @dataclass(kw_only=True)
 class Task(abc.ABC):
-    """What to do with an experiment. `trains` says that a sweep may do it once for each combination."""
-
-    trains: ClassVar[bool] = False
+    """What to do with an experiment."""
 
     @abc.abstractmethod
     def __call__(self, experiment: Experiment) -> int:
         """Do it; returns the exit code. Raises `InputError` where it could not start."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is printed of runs: headings and cells. `metrics` are the names of the numbers in it, the one to rank by first."""
+
+    columns: list[str]
+    rows: list[list[str]]
+    metrics: list[str]
+    notes: Sequence[str] = ()
+
+
+@dataclass(kw_only=True)
+class RunTask(Task):
+    """A task that leaves one run for each experiment: a sweep may do it once for each combination."""
+
+    @abc.abstractmethod
+    def record(self, experiment: Experiment, data: Data, report: Report, **status: Any) -> RunFolder:
+        """Do it for a checked experiment; returns the folder, whatever became of the run. `status` goes into its status."""
+
+    @abc.abstractmethod
+    def table(self, statuses: list[dict[str, Any]], first: Sequence[str]) -> Table:
+        """The table of runs that ended, best first. Its columns begin with `first`: "run", or what tells a single run."""
+
+    @abc.abstractmethod
+    def exit_code(self, statuses: list[dict[str, Any]]) -> int:
+        """The exit code of runs that ended, failed ones left out."""

@@ -1,101 +1,69 @@
 """task=train: train the method once, keep everything in the run folder, tell MLflow."""
 
 import time
-import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from math import inf
 from typing import Any
 
 from exp.conditions import controlled
 from exp.curve import Curve
 from exp.environment import environment
 from exp.experiment import Experiment
-from exp.interruption import interrupted
+from exp.judgement import remembered
 from exp.naming import short
 from exp.problems import Data
 from exp.report import Report
-from exp.run_folder import RunFolder, mark_killed
+from exp.run_folder import RunFolder, Verdicts
 from exp.seeds import digest
 from exp.summary import cell, metrics, valid_columns
-from exp.tasks.base import Task
-from exp.tracking.links import follow_up
-from exp.tracking.uploader import shared_uploader
+from exp.tasks.base import RunTask, Table
+from exp.tasks.recording import alone, recorded
+from exp.tasks.verify import verdict_status
 from exp.training import train
 
 FLUSH_SECONDS = 2.0
 """How often a running curve is written, and sent on."""
 
-KILLED_PATIENCE_SECONDS = 5.0
-"""How long a run that was told to stop waits for its last upload."""
-
 
 @dataclass(kw_only=True)
-class Train(Task):
+class Train(RunTask):
     """Train once."""
 
-    trains = True
-
     def __call__(self, experiment: Experiment) -> int:
-        data = experiment.check()
-        report = Report()
-        report.begin(experiment, data)
-        mark_killed(experiment.runs)
-        folder = record(experiment, data, report)
-        status = folder.status()
-        if status["status"] == "FINISHED":
-            columns = ("method", "device", "precision", "first loss", "final loss", *valid_columns([status]), "seconds")
-            report.table(columns, [[cell(status, column) for column in columns]])
-        for line in follow_up(experiment, [folder]):
-            report.say(line)
-        return 1 if status["status"] == "FAILED" else 0
+        return alone(self, experiment, Report())
+
+    def record(self, experiment: Experiment, data: Data, report: Report, **status: Any) -> RunFolder:
+        return recorded(experiment, report, partial(_train, experiment, data, report), **status)
+
+    def table(self, statuses: list[dict[str, Any]], first: Sequence[str]) -> Table:
+        valid = valid_columns(statuses)
+        judged = ["verdict"] if any("verdict" in status for status in statuses) else []
+        known = ("device", "precision", "first loss", "final loss")
+        columns = [*first, *(column for column in known if column not in first), *valid, "seconds", *judged]
+        names = [f"final/{column.replace(' ', '_')}" for column in valid] + ["final/loss", "time/train_seconds"]
+        rows = [[cell(status, column) for column in columns] for status in _ranked(statuses, valid)]
+        return Table(columns, rows, names)
+
+    def exit_code(self, statuses: list[dict[str, Any]]) -> int:
+        return 0
 
 
-def record(experiment: Experiment, data: Data, report: Report, **status: Any) -> RunFolder:
-    """Train a checked experiment and return its folder, whatever became of the run.
+def _ranked(statuses: list[dict[str, Any]], valid: list[str]) -> list[dict[str, Any]]:
+    """Best first: by the validation metric where there is one, else by the final loss; what blew up comes last."""
 
-    An error of the run itself is recorded (FAILED) and said; Ctrl-C and SIGTERM are recorded (KILLED) and raised again.
-    """
-    address = experiment.tracker.address()
-    if address:
-        shared_uploader().open(address["uri"])  # while this process imports torch
-    device = experiment.resolve_device()
-    folder = RunFolder.create(experiment.runs, experiment.name)
-    try:
-        folder.write_config(experiment.config)
-        begun = {"name": experiment.name, "status": "RUNNING", "started": time.time(), "ended": None}
-        folder.update_status(**begun, choices=experiment.choices, tracking=address, **status)
-        _send(folder, address)
-        try:
-            ended = _train(experiment, data, device.torch_name, folder, report, address)
-        except Exception as error:
-            folder.write_text("error.txt", traceback.format_exc())
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            folder.update_status(status="FAILED", ended=time.time(), error=reason)
-            report.end()
-            report.say(f"failed: {reason} ({Path(where.filename).name} line {where.lineno}; {folder.path}/error.txt)")
-        else:
-            folder.update_status(ended=time.time(), **ended)
-    except BaseException as error:
-        report.end()
-        if not interrupted(error):  # a method that leaves by SystemExit, a status that could not be written
-            folder.update_status(status="FAILED", ended=time.time(), error=f"{type(error).__name__}: {error}")
-        else:
-            folder.update_status(status="KILLED", ended=time.time())
-            report.say(f"killed; what was trained is recorded in {folder.path}")
-            _send(folder, address)
-            if address:
-                shared_uploader().wait([str(folder.path.absolute())], address["uri"], at_most=KILLED_PATIENCE_SECONDS)
-        raise
-    finally:
-        report.end()
-        folder.release()
-    _send(folder, address)
-    return folder
+    def rank(status: dict[str, Any]) -> tuple[bool, float]:
+        metrics = status.get("metrics", {})
+        name, sign = (f"final/{valid[0].replace(' ', '_')}", -1) if valid else ("final/loss", 1)
+        score = sign * metrics[name] if name in metrics else inf
+        return status.get("blew_up_at_step") is not None, score
+
+    return sorted(statuses, key=rank)
 
 
 def _train(
-    experiment: Experiment, data: Data, torch_device: str, folder: RunFolder, report: Report, address: dict[str, str] | None
+    experiment: Experiment, data: Data, report: Report, folder: RunFolder, torch_device: str, send: Callable[[], None]
 ) -> dict[str, Any]:
     """The run proper; returns what its status says of it at the end."""
     library = experiment.method.library
@@ -114,13 +82,19 @@ def _train(
                 report.progress(curve)
                 if time.monotonic() - flushed > FLUSH_SECONDS:
                     folder.write_curve(curve.arrays())
-                    _send(folder, address)
+                    send()
                     flushed = time.monotonic()
         finally:  # also of a run that failed or was killed
             report.end()
             folder.write_curve(curve.arrays())
         final = experiment.method.export()
     said = {"status": "FINISHED", "metrics": metrics(curve), "first_loss": next(iter(curve.train_loss), None)}
+    if experiment.training.verify:
+        verdict = remembered(experiment, data, torch_device, Verdicts(experiment.runs))
+        folder.write_json("verdict.json", {**experiment.choices, **verdict.as_json()})
+        report.say(f"verdict: {verdict.line}")
+        judged = verdict_status(verdict, experiment)
+        said |= judged | {"metrics": said["metrics"] | judged["metrics"]}
     if curve.rows_digest:
         said["digests"] = digests | {"rows": curve.rows_digest}
     if curve.blew_up_at_step is not None:
@@ -136,11 +110,6 @@ def _train(
             some = f"{count} of {units} hidden units of {layer} died: no sample of the training split activates them"
             report.say(f"{which if count == units else some}; try a smaller optimizer.lr")
     return said | {"dead_units": {layer: count for layer, count in dead.items() if count}}
-
-
-def _send(folder: RunFolder, address: dict[str, str] | None) -> None:
-    if address:
-        shared_uploader().send(folder.path)
 
 
 def _problem(data: Data) -> dict[str, Any]:

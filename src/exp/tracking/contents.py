@@ -38,6 +38,11 @@ def tags_of(folder: RunFolder, status: dict[str, Any]) -> dict[str, str]:
         "not_finite": status.get("not_finite"),
         "dead_units": ", ".join(f"{layer} {count}" for layer, count in status.get("dead_units", {}).items()) or None,
         "error": status.get("error"),
+        "kind": status.get("task"),
+        "verdict": status.get("verdict"),
+        "verdict.reason": status.get("verdict_reason"),
+        "verdict.first_wrong": status.get("first_wrong"),
+        "verdict.bluntest": status.get("bluntest"),
     }
     tags |= {f"digest.{name}": value for name, value in status.get("digests", {}).items()}
     conditions = environment.get("conditions", {})

@@ -126,7 +126,7 @@ class Store:
         metrics = [Metric(name, value, ended, 0) for name, value in finals]
         self._client.log_batch(run, metrics=metrics, tags=tags)
         self._client.log_inputs(run, datasets=[_dataset(folder, status)] if status.get("digests") else [])
-        for name in ("config.yaml", "environment.json", "error.txt"):
+        for name in ("config.yaml", "environment.json", "error.txt", "verdict.json", "kit.txt"):
             if (folder.path / name).exists():
                 self._client.log_artifact(run, str(folder.path / name))
         self._client.set_terminated(run, status=status["status"], end_time=ended)

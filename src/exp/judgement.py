@@ -1,0 +1,146 @@
+"""From an experiment to a verdict on its method, and the verdicts that are remembered."""
+
+import hashlib
+import json
+import sys
+import time
+import traceback
+from contextlib import AbstractContextManager
+from dataclasses import fields, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from exp.arrays import Place
+from exp.conditions import controlled
+from exp.environment import processor
+from exp.experiment import Experiment
+from exp.optimizers import SGD, Momentum
+from exp.problems import Data
+from exp.seeds import generator
+from exp.verification.reference import Unknown
+from exp.verification.subject import Subject
+from exp.verification.verdict import Case, Verdict, concluded, judge_method, judge_training, undecided
+
+READERS = (SGD(lr=1.0), Momentum(lr=1.0, momentum=0.5))
+"""Other optimizers by which a gradient can be read: they tell a wrong gradient from a wrong update of it."""
+
+
+def case(experiment: Experiment, data: Data, device: str) -> Case:
+    """What is to be verified, on `device` as torch names it."""
+    inputs, outputs = data.train.inputs.shape[1], data.train.targets.shape[1]
+    network, loss, optimizer = experiment.network, experiment.loss, experiment.optimizer
+    place = Place(experiment.method.library, device, experiment.precision.dtype)
+    chosen = {"device": device.partition(":")[0], "precision": experiment.precision.name, "network": network, "loss": loss}
+    readers = [reader for reader in READERS if experiment.method.unsupported(**chosen, optimizer=reader) is None]
+    return Case(
+        subject=Subject(experiment.method, network, loss, optimizer, place),
+        precision=experiment.precision.name,
+        widths=tuple(network.widths(inputs, outputs)),
+        classes=data.classes is not None,
+        batch_size=experiment.training.batch_size,
+        samples=len(data.train.inputs),
+        seed=experiment.seed,
+        readers=readers,
+    )
+
+
+def conditions(experiment: Experiment, device: str) -> AbstractContextManager[dict[str, Any]]:
+    """Those of the run itself; the reference needs torch also where the method does not."""
+    return controlled(experiment.threads, "torch")
+
+
+def judged(experiment: Experiment, data: Data, device: str, *, training: bool = True) -> Verdict:
+    """The verdict on the experiment's method in its place; `training` also along the configured training.
+
+    A method that raises is undecided: what it computes has not been seen.
+    """
+    started = time.perf_counter()
+    asked = case(experiment, data, device)
+    try:
+        judge = asked.judge(generator(asked.seed, "verification"))
+    except Unknown as error:
+        return undecided(str(error), "a loss or an optimizer that torch has too")
+    curve: dict[str, Any] = {}
+    try:
+        judge_method(asked, judge)
+        if training:
+            curve = judge_training(
+                asked, judge, experiment.training, data.train.inputs, data.train.targets, experiment.initial_state(data)
+            )
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        reason = " ".join(f"the method raised {type(error).__name__}: {error}".split())
+        found = undecided(f"{reason} ({Path(where.filename).name} line {where.lineno})", "a step that runs at every probe")
+        if any(entry.wrong for entry in judge.judged):  # it was wrong before
+            found = concluded(asked, judge)
+        found.traceback = traceback.format_exc()
+    else:
+        found = concluded(asked, judge)
+    found.curve, found.seconds = curve, time.perf_counter() - started
+    return found
+
+
+def judged_by_kit(experiment: Experiment, data: Data, device: str) -> Verdict:
+    """The verdict with the report of the conformance kit."""
+    from exp.verification.kit import conformance
+
+    found = judged(experiment, data, device)
+    if found.traceback:
+        return found
+    return conformance(case(experiment, data, device), found, (experiment.threads, "torch"))
+
+
+def remembered(experiment: Experiment, data: Data, device: str, verdicts: Any) -> Verdict:
+    """The verdict on the method alone, from `verdicts` (a `run_folder.Verdicts`) where it is known, else judged and kept.
+
+    Only `equivalent` and `different` are kept: what was undecided may be decided another time.
+    """
+    key = identity(experiment, data, device)
+    if (known := verdicts.read(key)) is not None:
+        return Verdict.from_json(known)
+    found = judged(experiment, data, device, training=False)
+    if found.verdict in ("equivalent", "different"):
+        verdicts.write(key, found.as_json())
+    return found
+
+
+def identity(experiment: Experiment, data: Data, device: str) -> str:
+    """The hash of what a verdict on a method depends on: its code, the shape of the configuration, the device, versions.
+
+    Not the seed, the data or the learning rate: probes have their own.
+    """
+    asked = case(experiment, data, device)
+    method, optimizer = experiment.method, replace(experiment.optimizer, lr=1.0)
+    depends = {
+        "method": [type(method).__qualname__, {field.name: repr(getattr(method, field.name)) for field in fields(method)}],  # type: ignore[arg-type]
+        "code": _code(type(method)),
+        "shape": [asked.widths, asked.classes, asked.shape.rows, experiment.training.batch_size is not None],
+        "network": [experiment.network.activation, experiment.network.bias],
+        "parts": [repr(experiment.loss), type(optimizer).__qualname__, repr(optimizer)],
+        "where": [experiment.precision.name, device, _device_name(device), experiment.threads],
+        "versions": {name: version(name) for name in ("exp", "numpy", "torch")},
+    }
+    return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
+
+
+def _code(method: type) -> dict[str, str]:
+    """The digest of each source file that can change what the method computes: the package's own, and for a method of the
+    user's all that was imported from its folder.
+    """
+    folders = {Path(__file__).parent}
+    for kind in method.__mro__:
+        file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+        if file and not kind.__module__.startswith(("builtins", "abc")):
+            folders.add(Path(file).parent)
+    files = {Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
+    chosen = sorted(file for file in files if any(file.is_relative_to(folder) for folder in folders) and file.suffix == ".py")
+    return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in chosen}
+
+
+def _device_name(device: str) -> str:
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    return processor()
