@@ -195,6 +195,30 @@ TYPED = [
     row("device=mps", "device=mps: ", "device=cpu", marks=no_mps),
     row("method=numpy device=cuda", "method=numpy device=cuda", "NumPy computes on the CPU; use device=cpu", "method=tensor"),
     row("device=mps precision=fp64", "method=autograd device=mps precision=fp64: mps has no float64; use precision=fp32"),
+    row(
+        "method=numpy precision=bf16",
+        "method=numpy device=auto precision=bf16: NumPy has no bfloat16; use precision=fp32, or method=tensor",
+    ),
+    row(
+        "method=numpy precision=tf32",
+        "method=numpy device=auto precision=tf32: NumPy has no TF32; use precision=fp32, or method=tensor and device=cuda",
+    ),
+    row(
+        "precision=tf32 device=cpu",
+        "method=autograd device=cpu precision=tf32: TF32 is a mode of NVIDIA GPUs; use device=cuda, or precision=fp32",
+    ),
+    row(
+        "precision=tf32 device=mps",
+        "method=autograd device=mps precision=tf32: TF32 is a mode of NVIDIA GPUs; use device=cuda, or precision=fp32",
+    ),
+    row(
+        "precision=tf32",
+        "method=autograd device=auto precision=tf32: TF32 is a mode of NVIDIA GPUs; use device=cuda",
+        marks=no_cuda,
+    ),
+    row("precision=tf32 device=cuda", "device=cuda: ", "device=cpu", marks=no_cuda),
+    row("precision=bf16 device=mps", "device=mps: ", "device=cpu", marks=no_mps),
+    row("precision=bf17", "precision=bf17: no such choice; choose bf16,"),
     # places
     row("runs=/proc/x", "runs=/proc/x: cannot be written", "runs="),
     row("runs=good.csv", "runs=good.csv: ", "is not a folder"),
@@ -333,6 +357,16 @@ def test_a_sweep_of_which_nothing_can_run_says_every_reason(folder: Path, typed:
         code, out, err = typed(["-m", "method=numpy,autograd", "device=cuda"])
     assert code == 1 and err.count("\n") == 1 and err.startswith("error: ") and "none of them can run here" in err
     assert [line.partition(":")[0] for line in out.splitlines()] == ["skipped numpy", "skipped autograd"]
+
+
+def test_a_sweep_over_precisions_says_why_numpy_has_none(folder: Path, typed: typing.Any) -> None:
+    with left_alone(folder):
+        code, out, err = typed(["-m", "method=numpy", "precision=bf16,tf32"])
+    assert code == 1 and err.count("\n") == 1 and "none of them can run here" in err
+    assert out.splitlines() == [
+        "skipped bf16: NumPy has no bfloat16; use precision=fp32, or method=tensor for the same step in bf16",
+        "skipped tf32: NumPy has no TF32; use precision=fp32, or method=tensor and device=cuda for the same step in tf32",
+    ]
 
 
 def test_a_password_in_the_environment_is_not_shown(monkeypatch: pytest.MonkeyPatch, folder: Path, typed: typing.Any) -> None:

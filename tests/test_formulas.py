@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from omegaconf import OmegaConf
 
 from exp.activations import ACTIVATIONS
-from exp.arrays import get, library
+from exp.arrays import cast, get, library
 from exp.losses import Loss
 from exp.methods.manual import backward
 from exp.network import Network, forward
@@ -195,6 +195,22 @@ def test_loss_keeps_float32(name: str, to: Any):
     value, gradient = LOSSES[name].value(prediction, target), LOSSES[name].gradient(prediction, target)
     assert library(gradient).__name__ == library(prediction).__name__
     assert value.dtype == gradient.dtype == prediction.dtype
+
+
+@every_loss
+def test_loss_of_a_bfloat16_prediction_is_computed_in_the_targets_type(name: str):
+    prediction, target = (torch.tensor(array, dtype=torch.float32) for array in batch(LOSSES[name], 7, 3))
+    rounded = prediction.bfloat16()
+    for formula in (LOSSES[name].value, LOSSES[name].gradient):
+        assert formula(rounded, target).dtype == torch.float32
+        assert torch.equal(formula(rounded, target), formula(rounded.float(), target))
+
+
+@every_library
+def test_cast_to_the_type_that_it_has_is_the_array_itself(to: Any):
+    array = to(np.zeros(3))
+    assert cast(array, like=array) is array
+    assert cast(to(np.zeros(3, dtype=np.float32)), like=array).dtype == array.dtype
 
 
 # The network

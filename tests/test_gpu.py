@@ -16,7 +16,7 @@ pytestmark = [
 DIGITS = ("experiment=digits", "training.epochs=2", "network.hidden=[16]", "precision=fp64", "tracker=none")
 
 
-@pytest.mark.parametrize("method", ["tensor", "autograd", "module"])
+@pytest.mark.parametrize("method", ["tensor", "autograd", "function", "functional", "module"])
 def test_a_gpu_trains_as_numpy_does(method: str, tmp_path: Path) -> None:
     """Mini-batches, a ragged last one, Adam. 1e-9: 46 steps of sums over 256 terms in another order, of 1e-16 each."""
     gpu = run(*DIGITS, f"method={method}", "device=cuda", f"runs={tmp_path}")
@@ -26,7 +26,7 @@ def test_a_gpu_trains_as_numpy_does(method: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(gpu.weights[name], weight, rtol=1e-9, atol=1e-9 * np.abs(weight).max())
 
 
-@pytest.mark.parametrize("method", ["tensor", "autograd", "module"])
+@pytest.mark.parametrize("method", ["tensor", "autograd", "function", "functional", "module"])
 def test_the_first_loss_of_the_tutorial_has_the_same_digits(method: str, tmp_path: Path) -> None:
     """TF32 would show in the fourth."""
     gpu = run(f"method={method}", "device=cuda", "training.steps=2", "tracker=none", f"runs={tmp_path}")
@@ -48,3 +48,27 @@ def test_an_index_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"device=cuda: there is no GPU of index 99; use device.index=0"):
         run("device=cuda", "device.index=99", "tracker=none", f"runs={tmp_path}")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("precision", "least", "most"), [("tf32", 1e-5, 4 * 2.0**-11), ("bf16", 1e-4, 4 * 2.0**-8)])
+@pytest.mark.parametrize("method", ["tensor", "autograd", "function", "functional", "module"])
+def test_products_are_rounded_to_the_chosen_precision(
+    method: str, precision: str, least: float, most: float, tmp_path: Path
+) -> None:
+    """Of one step at rate 1, before − after is the gradient. Linear, so that no unit lies at a kink.
+
+    A number of 11 or 8 bits is rounded by 2⁻¹¹ or 2⁻⁸ of itself at most, a few times, at random.
+    """
+    words = ("experiment=digits", "training.epochs=null", "training.steps=1", "training.batch_size=null", "optimizer=sgd")
+    words = (*words, "optimizer.lr=1", "network.hidden=[16]", "network.activation=identity", "tracker=none", f"runs={tmp_path}")
+    exact = run(*words, "method=numpy", "precision=fp64")
+    rounded = run(*words, f"method={method}", "device=cuda", f"precision={precision}")
+    for name, weight in exact.weights.items():
+        gradient = exact.initial_weights[name] - weight
+        error = np.linalg.norm(rounded.initial_weights[name] - rounded.weights[name] - gradient)
+        assert least <= error / np.linalg.norm(gradient) <= most
+
+
+def test_auto_is_the_gpu_in_tf32_too(tmp_path: Path) -> None:
+    recorded = run("precision=tf32", "training.steps=2", "tracker=none", f"runs={tmp_path}")
+    assert recorded.config["device"] == {"_target_": "exp.devices.Cuda", "index": 0}

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ from omegaconf import OmegaConf
 
 import exp
 from exp.activations import ACTIVATIONS
-from exp.arrays import Array, Place, get, put
+from exp.arrays import Array, Place, get, library, put
+from exp.conditions import controlled
 from exp.losses import Loss
 from exp.methods import ArrayMethod, Block, Formulas, Method
+from exp.methods.function import layer_function
 from exp.methods.manual import Manual, NumPy
-from exp.network import Network
+from exp.network import Network, depth
 from exp.optimizers import SGD, Optimizer, stack_constants
+from exp.precisions import Precision
 from exp.seeds import generator
 from exp.state import State, stack_states
 from exp.training import Training
@@ -39,6 +43,7 @@ def chosen(group: str, **changes: Any) -> dict[str, Any]:
 
 
 METHODS: dict[str, Method] = chosen("method")
+PRECISIONS: dict[str, Precision] = chosen("precision")
 LOSSES: dict[str, Loss] = chosen("loss")
 # Rates at which 13 steps move the weights by a few per cent, and a decay that shows.
 OPTIMIZERS: dict[str, Optimizer] = chosen("optimizer", lr=1e-3, weight_decay=0.02)
@@ -58,7 +63,24 @@ for number, activation in enumerate(ACTIVATIONS):
 
 BLOCKS = list(Training(epochs=None, steps=STEPS, batch_size=BATCH).blocks(ROWS))  # batches of 4, 4 and 3 rows
 
+CPU = {
+    name: [
+        precision
+        for precision in PRECISIONS
+        if not method.unsupported(
+            device="cpu",
+            precision=precision,
+            network=NETWORKS["mlp"],
+            loss=LOSSES["squared_error"],
+            optimizer=OPTIMIZERS["sgd"],
+        )
+    ]
+    for name, method in METHODS.items()
+}
+"""The precisions of every method on a CPU."""
+
 every_method = pytest.mark.parametrize("method", METHODS)
+every_bf16_method = pytest.mark.parametrize("method", [name for name in METHODS if "bf16" in CPU[name]])
 every_array_method = pytest.mark.parametrize("method", [name for name in METHODS if isinstance(METHODS[name], ArrayMethod)])
 every_loss = pytest.mark.parametrize("loss", LOSSES)
 every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -72,7 +94,7 @@ class Case:
     loss: str = "squared_error"
     optimizer: str = "adam"
     network: str = "mlp"
-    dtype: str = "float64"
+    precision: str = "fp64"
     seed: int = 0
 
     def data(self) -> tuple[np.ndarray, np.ndarray]:
@@ -101,8 +123,14 @@ class Trained:
     y: Array
 
 
+def conditions(case: Case) -> AbstractContextManager[Any]:
+    """What a step of this case is taken in: fp32 and fp64 on a CPU need nothing."""
+    precision = PRECISIONS[case.precision]
+    return nullcontext() if precision.operands == precision.dtype else controlled(1, "torch", precision, "cpu")
+
+
 def started(method: Method, case: Case, state: State | None = None, constants: dict[str, Any] | None = None) -> Place:
-    place = Place(method.library, "cpu", case.dtype)
+    place = Place(method.library, "cpu", PRECISIONS[case.precision].dtype)
     optimizer = OPTIMIZERS[case.optimizer]
     formulas = Formulas(NETWORKS[case.network], LOSSES[case.loss], optimizer, constants or optimizer.constants())
     method.start(formulas, case.state() if state is None else state, place)
@@ -112,7 +140,8 @@ def started(method: Method, case: Case, state: State | None = None, constants: d
 def trained(method: Method, case: Case, blocks: list[Block] = BLOCKS, state: State | None = None) -> Trained:
     place = started(method, case, state)
     x, y = (put(array, place) for array in case.data())
-    losses = np.concatenate([get(method.steps(x, y, block, place)) for block in blocks])
+    with conditions(case):
+        losses = np.concatenate([get(method.steps(x, y, block, place)) for block in blocks])
     return Trained(losses, method.export(), method, x, y)
 
 
@@ -192,7 +221,7 @@ def test_planted_fault_is_seen(mutant: type[Manual], optimizer: str):
 @every_optimizer
 @every_method
 def test_export_is_canonical_and_a_copy(method: str, optimizer: str):
-    case = Case(optimizer=optimizer, dtype="float32")
+    case = Case(optimizer=optimizer, precision="fp32")
     run = trained(type(METHODS[method])(), case)
     start = case.state().named()
     assert list(run.state.named()) == list(start)
@@ -212,10 +241,14 @@ def test_export_is_canonical_and_a_copy(method: str, optimizer: str):
 
 @every_method
 def test_dtype_is_kept(method: str):
-    for dtype in ("float32", "float64"):
-        run = by(method, Case(dtype=dtype))
-        assert run.losses.dtype == dtype
-        assert get(run.method.predict(run.x)).dtype == dtype
+    for precision in CPU[method]:
+        case, dtype = Case(precision=precision), PRECISIONS[precision].dtype
+        run = by(method, case)
+        with conditions(case):
+            prediction = run.method.predict(run.x)
+        assert {array.dtype for name, array in run.state.named().items() if name != "count"} == {np.dtype(dtype)}
+        assert library(prediction).__name__ == run.method.library
+        assert str(prediction.dtype).removeprefix("torch.") == run.losses.dtype == dtype
 
 
 @every_optimizer
@@ -230,8 +263,8 @@ def test_start_leaves_the_given_state_alone(method: str, optimizer: str):
 @every_optimizer
 @every_method
 def test_repeating_gives_the_same_bits(method: str, optimizer: str):
-    for dtype in ("float32", "float64"):
-        case = Case(optimizer=optimizer, dtype=dtype)
+    for precision in CPU[method]:
+        case = Case(optimizer=optimizer, precision=precision)
         again = trained(METHODS[method], case)  # whatever the instance did before
         assert deviation(again, by(method, case)) == 0
 
@@ -239,15 +272,18 @@ def test_repeating_gives_the_same_bits(method: str, optimizer: str):
 @every_loss
 @every_method
 def test_loss_is_that_before_the_update(method: str, loss: str):
-    case = Case(loss)
-    step = type(METHODS[method])()
-    place = started(step, case)
-    x, y = (put(array, place) for array in case.data())
     twin = functools.partial(getattr(torch.nn.functional, LOSSES[loss].torch_name), **LOSSES[loss].torch_arguments)
-    for _ in range(5):
-        prediction = torch.tensor(get(step.predict(x)))
-        # One forward pass and one sum apart.
-        np.testing.assert_allclose(get(step.step(x, y)), twin(prediction, torch.tensor(case.data()[1])), rtol=100 * EPS)
+    for precision in CPU[method]:
+        case = Case(loss, precision=precision)
+        step = type(METHODS[method])()
+        place = started(step, case)
+        x, y = (put(array, place) for array in case.data())
+        for _ in range(5):
+            with conditions(case):
+                prediction, found = get(step.predict(x)), get(step.step(x, y))
+            right = twin(torch.tensor(prediction), torch.tensor(case.data()[1], dtype=getattr(torch, place.dtype)))
+            # One forward pass, the same in the same precision, and one sum apart.
+            np.testing.assert_allclose(found, right, rtol=100 * float(np.finfo(place.dtype).eps))
 
 
 @every_method
@@ -344,6 +380,152 @@ def test_stack_of_runs_is_the_single_runs(method: str, optimizer: str, loss: str
         own_x, own_y = (put(array, place) for array in pairs[run])
         right = np.concatenate([get(single.steps(own_x, own_y, block, place)) for block in each[run]])
         assert deviation(member, Trained(right, single.export(), single, own_x, own_y)) <= TOLERANCE
+
+
+# bfloat16
+
+ROUNDINGS = 4 * 2.0**-8
+"""A number of 8 bits is rounded by 2⁻⁸ of itself at most; on the way to a gradient that happens a few times, at random."""
+
+RATE_ONE = SGD(lr=1.0)
+
+
+def signs(size: int) -> np.ndarray:
+    """+ − + + + + − …: fewer − than +, so that the gradient of a bias, a sum over the batch, does not cancel either."""
+    return np.where(np.arange(size) % 5 == 1, -1.0, 1.0)
+
+
+def one_step(method: Method, precision: str, activation: str, bias: bool, seed: int) -> dict[str, np.ndarray]:
+    """Loss, prediction and every gradient (before − after at rate 1) of one step in which nothing cancels.
+
+    Every row of the batch and every unit has a sign, and a weight that of its two units: so have all terms of a
+    pre-activation, of a residual and of a gradient, and no unit is near the kink. A product that cancels would be ill
+    conditioned, and the more so the fewer its bits. Biases are zero; means rather than sums keep tanh from saturating.
+    """
+    random = np.random.default_rng(seed)
+    x = signs(ROWS)[:, None] * np.abs(random.standard_normal((ROWS, INPUTS)))
+    y = -signs(ROWS)[:, None] * signs(OUTPUTS) * np.abs(random.standard_normal((ROWS, OUTPUTS)))
+    network = Network(hidden=[5, 4], activation=activation, bias=bias)
+    params = network.initial_params(INPUTS, OUTPUTS, lambda layer: generator(seed, "network", layer))
+    for name, array in params.items():
+        if name.endswith(".weight"):
+            rows = np.ones(INPUTS) if name == "layer1.weight" else signs(len(array))
+            params[name] = rows[:, None] * signs(array.shape[1]) * np.abs(array) / len(array)
+    place = Place(method.library, "cpu", PRECISIONS[precision].dtype)
+    state = State(params, {}, np.array(0, dtype=np.int64))
+    method.start(Formulas(network, LOSSES["squared_error"], RATE_ONE, RATE_ONE.constants()), state, place)
+    with conditions(Case(precision=precision)):
+        prediction = get(method.predict(put(x, place)))
+        loss = get(method.step(put(x, place), put(y, place)))
+    after = method.export().params
+    return {"loss": loss, "prediction": prediction} | {name: params[name] - after[name] for name in params}
+
+
+def distances(found: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> dict[str, float]:
+    """‖found − right‖ / ‖right‖ of every tensor."""
+    return {name: float(np.linalg.norm(found[name] - right[name]) / np.linalg.norm(right[name])) for name in right}
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@every_bf16_method
+def test_bf16_rounds_the_operands_of_products(method: str, activation: str, bias: bool):
+    """No less, or it would not be bf16, and no more, or it would be wrong."""
+    for seed in range(5):
+        right = one_step(NumPy(), "fp64", activation, bias, seed)
+        near = distances(one_step(type(METHODS[method])(), "fp32", activation, bias, seed), right)
+        far = distances(one_step(type(METHODS[method])(), "bf16", activation, bias, seed), right)
+        assert max(near.values()) <= 1e-5  # a hundred roundings
+        assert max(far.values()) <= ROUNDINGS, far
+        assert min(far[name] for name in far if name != "loss") >= 1e-5, far  # a single number may be right by chance
+
+
+@every_loss
+@every_bf16_method
+def test_bf16_leaves_what_is_done_element_by_element_in_float32(method: str, loss: str, monkeypatch: pytest.MonkeyPatch):
+    seen: set[torch.dtype] = set()
+    step = type(METHODS[method])()
+    if isinstance(step, ArrayMethod):
+        update = step.update
+
+        def watched(state: State, grads: dict[str, Array]) -> State:
+            seen.update(array.dtype for array in (*state.params.values(), *grads.values()))
+            return update(state, grads)
+
+        monkeypatch.setattr(step, "update", watched)
+    run = trained(step, Case(loss, network="relu-2-bias", precision="bf16"))
+    assert run.losses.dtype == np.float32
+    assert seen <= {torch.float32} and bool(seen) == isinstance(step, ArrayMethod)
+
+
+@every_optimizer
+@every_bf16_method
+def test_bf16_sees_the_weights_of_the_step_before(method: str, optimizer: str):
+    """The cast of a weight that is updated in place must not be kept."""
+    case = Case(optimizer=optimizer, precision="bf16")
+    whole = trained(type(METHODS[method])(), case, [Block(0, 3)])
+    parts = [trained(type(METHODS[method])(), case, [Block(0, 1)])]
+    for step in (1, 2):
+        parts.append(trained(type(METHODS[method])(), case, [Block(step, 1)], parts[-1].state))
+    assert deviation(replace(parts[-1], losses=np.concatenate([part.losses for part in parts])), whole) == 0
+    assert len(set(whole.losses.tolist())) == 3
+
+
+def test_planted_stale_casts_are_seen():
+    """What autocast does with its cache on: the second loss is that of the first weights."""
+    case = Case(precision="fp32")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        run = trained(type(METHODS["module"])(), case, [Block(0, 3)])
+    assert len(set(run.losses.tolist())) == 1
+
+
+class Plain(ArrayMethod):
+    """A step as a user writes it, who knows nothing of bfloat16."""
+
+    def transition(self, state: State, x: Array, y: Array) -> tuple[Array, State]:
+        outputs = [x]
+        for layer in range(1, depth(state.params) + 1):
+            outputs.append(outputs[-1] @ state.params[f"layer{layer}.weight"])
+        grads, signal = {}, self.loss.gradient(outputs[-1], y)
+        for layer in range(len(outputs) - 1, 0, -1):
+            grads[f"layer{layer}.weight"] = outputs[layer - 1].T @ signal
+            signal = signal @ state.params[f"layer{layer}.weight"].T
+        return self.loss.value(outputs[-1], y), self.update(state, grads)
+
+
+@every_loss
+def test_a_plain_step_computes_in_bf16_too(loss: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(NETWORKS, "plain", Network(hidden=[5], activation="identity", initial="glorot"))
+    case = Case(loss=loss, network="plain", precision="bf16")
+    run = trained(Plain(), case)
+    assert {array.dtype for name, array in run.state.named().items() if name != "count"} == {np.dtype("float32")}
+    assert run.losses.dtype == np.float32
+    # 13 steps of Adam at rate 1e-3: the losses are those of weights that differ by 0.01 at most.
+    assert deviation(run, trained(Plain(), replace(case, precision="fp32"))) > 0
+    np.testing.assert_allclose(run.losses, by("tensor", replace(case, precision="fp64")).losses, rtol=0.05)
+
+
+def test_an_update_takes_bfloat16_gradients_as_float32():
+    """g² and (1 − β) g would be rounded once more."""
+    step = Plain()
+    place = started(step, Case(optimizer="adamw", precision="fp32"))  # whose decay leaves g alone
+    random = np.random.default_rng(0)
+    grads = {name: put(random.standard_normal(param.shape), place).bfloat16() for name, param in step.state.params.items()}
+    found = step.update(step.state, grads).map(get).named()
+    right = step.update(step.state, {name: grad.float() for name, grad in grads.items()}).map(get).named()
+    assert all(np.array_equal(found[name], right[name]) for name in right)
+
+
+def test_a_layers_backward_pass_is_in_the_precision_of_its_forward_pass():
+    """Wherever it is called from: on a GPU a thread of autograd's own calls it."""
+    random = np.random.default_rng(0)
+    weight = torch.tensor(random.standard_normal((5, 4)), dtype=torch.float32, requires_grad=True)
+    x, signal = (torch.tensor(random.standard_normal((7, width)), dtype=torch.float32) for width in (5, 4))
+    with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
+        output = layer_function("cpu").apply(x, weight, None, ACTIVATIONS["identity"])
+    (grad,) = torch.autograd.grad(output, weight, signal)
+    assert torch.equal(grad, (x.bfloat16().T @ signal.bfloat16()).float())
+    assert not torch.equal(grad, x.T @ signal)
 
 
 # The tutorial

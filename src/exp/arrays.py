@@ -65,8 +65,19 @@ def zeros(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def cast(array: Array, like: Array) -> Array:
-    """`array` in the floating-point type of `like`."""
+    """`array` in the floating-point type of `like`: `array` itself where it has it."""
+    if array.dtype == like.dtype:
+        return array
     return array.astype(like.dtype) if library(array).__name__ == "numpy" else array.to(like.dtype)
+
+
+def product(a: Array, b: Array) -> Array:
+    """a @ b in the type of a: (…, N, M) and (…, M, P) to (…, N, P).
+
+    In precision=bf16 the operands are rounded to bfloat16, and so is the product (`torch.autocast`); it is then kept in the
+    type of a, so that what is done element by element is done in float32.
+    """
+    return cast(a @ b, like=a)
 
 
 def per_run(value: Array, array: Array) -> Array:

@@ -1,4 +1,7 @@
-"""The conditions of a run: threads, TF32 and determinism, set for its duration and recorded as they really were."""
+"""The conditions of a run: threads, the precision of products, determinism.
+
+They are set for its duration and recorded as they really were.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,18 +10,21 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from exp.precisions import Precision
+
 
 @contextmanager
-def controlled(threads: int, library: str) -> Iterator[dict[str, Any]]:
-    """Compute with `threads` threads in BLAS and torch, without TF32, deterministically. Yields what was really set.
+def controlled(threads: int, library: str, precision: Precision, device: str) -> Iterator[dict[str, Any]]:
+    """Compute with `threads` threads in BLAS and torch, products in `precision`, deterministically. Yields what was set.
 
-    Overflow is silent in between: a loss that is no longer finite is the loop's to report.
+    `library` is "numpy" or "torch", `device` as torch names it. Overflow is silent in between: a loss that is no longer
+    finite is the loop's to report.
     """
     with threadpool_limits(threads), np.errstate(all="ignore"):
         if library == "numpy":
             yield {"threads": _blas_threads()}
             return
-        with _torch_controlled(threads) as torch_conditions:
+        with _torch_controlled(threads, precision.operands, device) as torch_conditions:
             yield {"threads": _blas_threads()} | torch_conditions
 
 
@@ -28,7 +34,7 @@ def _blas_threads() -> list[dict[str, Any]]:
 
 
 @contextmanager
-def _torch_controlled(threads: int) -> Iterator[dict[str, Any]]:
+def _torch_controlled(threads: int, operands: str, device: str) -> Iterator[dict[str, Any]]:
     import os
 
     import torch
@@ -38,24 +44,36 @@ def _torch_controlled(threads: int) -> Iterator[dict[str, Any]]:
     torch.set_num_threads(threads)
     torch.set_deterministic_debug_mode("error")  # as use_deterministic_algorithms(True), which imports torch._inductor: 1 s
     try:
-        with _without_tf32() as tf32:
+        with _tf32(operands == "tfloat32") as tf32, _autocast(operands == "bfloat16", device) as autocast:
             deterministic = torch.are_deterministic_algorithms_enabled()
-            yield {"torch_threads": torch.get_num_threads(), "tf32": tf32, "deterministic": deterministic}
+            products = {"tf32": tf32, "autocast": autocast}
+            yield {"torch_threads": torch.get_num_threads(), **products, "deterministic": deterministic}
     finally:
         torch.set_num_threads(threads_before)
         torch.set_deterministic_debug_mode(deterministic_before)
 
 
 @contextmanager
-def _without_tf32() -> Iterator[bool]:
-    """Products of float32 in float32. Yields whether TF32 is in use all the same."""
+def _autocast(enabled: bool, device: str) -> Iterator[str | None]:
+    """Products of float32 in bfloat16, or not. Yields the type that they are in, None for their own."""
+    import torch
+
+    kind = device.partition(":")[0]
+    # Without the cache: it would keep the casts of weights that an update has overwritten since.
+    with torch.autocast(kind, dtype=torch.bfloat16, enabled=enabled, cache_enabled=False):
+        yield str(torch.get_autocast_dtype(kind)).removeprefix("torch.") if torch.is_autocast_enabled(kind) else None
+
+
+@contextmanager
+def _tf32(enabled: bool) -> Iterator[bool]:
+    """Products of float32 in TF32 on a GPU, or in float32 everywhere. Yields whether TF32 is really in use."""
     import torch
 
     switches = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
     if hasattr(switches[0], "fp32_precision"):  # from torch 2.9 on; mixing it with the older switch raises
         before = [switch.fp32_precision for switch in switches]
-        for switch in switches:
-            switch.fp32_precision = "ieee"
+        for switch, precision in zip(switches, ["tf32" if enabled else "ieee", "ieee"], strict=True):
+            switch.fp32_precision = precision
         try:
             yield any(switch.fp32_precision == "tf32" for switch in switches)
         finally:
@@ -63,7 +81,7 @@ def _without_tf32() -> Iterator[bool]:
                 switch.fp32_precision = precision
         return
     legacy = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    torch.set_float32_matmul_precision("high" if enabled else "highest")
     try:
         yield torch.get_float32_matmul_precision() != "highest"
     finally:

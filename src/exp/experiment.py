@@ -57,10 +57,8 @@ class Experiment:
         with within("tracker"):
             self.tracker.address()
         require_writable(self.runs)
-        if (reason := self._unsupported(self._first_device())) is not None:
+        if (reason := self._unsupported(self._first_device())) is not None and self._best_device() is None:
             raise reason
-        if not isinstance(self.device, Auto) and (absent := self.device.absent()):
-            raise Unsupported("device", self.choices["device"], absent)
         self._require_representable()
         data = self._loaded() if data is None else data
         self._require_memory(data)
@@ -105,12 +103,7 @@ class Experiment:
     def resolve_device(self) -> Device:
         """The device itself, or for `auto` the best that is here and that the method supports. Recorded as resolved."""
         if isinstance(self.device, Auto):
-            possible = (
-                device
-                for device in self.device.candidates(self.method.library)
-                if self._unsupported(device) is None and device.absent() is None
-            )
-            if (chosen := next(possible, None)) is None:
+            if (chosen := self._best_device()) is None:
                 raise self._unsupported(self._first_device()) or AssertionError("a CPU is always here")
             self.device = chosen
             self.choices["device"] = chosen.name
@@ -140,9 +133,17 @@ class Experiment:
 
     def _first_device(self) -> Device:
         """The device to ask the method about before torch is there: `auto` ends at the last candidate."""
-        return self.device.candidates(self.method.library)[-1] if isinstance(self.device, Auto) else self.device
+        return self._candidates()[-1]
+
+    def _best_device(self) -> Device | None:
+        """The first candidate that is here and does all that was chosen."""
+        return next((device for device in self._candidates() if self._unsupported(device) is None), None)
+
+    def _candidates(self) -> list[Device]:
+        return self.device.candidates(self.method.library) if isinstance(self.device, Auto) else [self.device]
 
     def _unsupported(self, device: Device) -> Unsupported | None:
+        """Why the parts cannot run together on `device`: what the method says first, which needs no torch."""
         reason = self.method.unsupported(
             device=device.name,
             precision=self.precision.name,
@@ -150,5 +151,8 @@ class Experiment:
             loss=self.loss,
             optimizer=self.optimizer,
         )
-        together = f"method={self.choices['method']} device={device.name} precision"
+        together = f"method={self.choices['method']} device={self.choices['device']} precision"
+        if reason is None and (absent := device.absent()):
+            return Unsupported("device", self.choices["device"], absent)
+        reason = reason or self.precision.absent(device.torch_name)
         return Unsupported(together, self.precision.name, reason) if reason else None

@@ -1,14 +1,15 @@
 """Losses of a batch with their gradient. Predictions and targets are (N, outputs), or (K, N, outputs) for K runs.
 
 `value` sums over the last two axes, to one number or (K,); means divide by this batch's own size. `gradient` is the
-derivative with respect to the prediction. `torch_name` and `torch_arguments` name the twin in `torch.nn.functional`.
+derivative with respect to the prediction. Both compute in the target's type, whatever the prediction's (a forward pass
+under `torch.autocast` gives bfloat16). `torch_name` and `torch_arguments` name the twin in `torch.nn.functional`.
 """
 
 import abc
 from dataclasses import dataclass
 from typing import ClassVar
 
-from exp.arrays import Array, library
+from exp.arrays import Array, cast, library
 
 
 @dataclass(kw_only=True)
@@ -33,11 +34,11 @@ class SquaredError(Loss):
     torch_name, torch_arguments = "mse_loss", {"reduction": "sum"}
 
     def value(self, prediction: Array, target: Array) -> Array:
-        difference = prediction - target
+        difference = cast(prediction, like=target) - target
         return (difference * difference).sum(axis=(-2, -1))
 
     def gradient(self, prediction: Array, target: Array) -> Array:
-        return 2 * (prediction - target)
+        return 2 * (cast(prediction, like=target) - target)
 
 
 @dataclass(kw_only=True)
@@ -47,11 +48,11 @@ class MeanSquaredError(Loss):
     torch_name, torch_arguments = "mse_loss", {"reduction": "mean"}
 
     def value(self, prediction: Array, target: Array) -> Array:
-        difference = prediction - target
+        difference = cast(prediction, like=target) - target
         return (difference * difference).sum(axis=(-2, -1)) / _entries(prediction)
 
     def gradient(self, prediction: Array, target: Array) -> Array:
-        return (prediction - target) * (2 / _entries(prediction))
+        return (cast(prediction, like=target) - target) * (2 / _entries(prediction))
 
 
 @dataclass(kw_only=True)
@@ -62,10 +63,10 @@ class CrossEntropy(Loss):
     torch_name, torch_arguments = "cross_entropy", {"reduction": "mean"}
 
     def value(self, prediction: Array, target: Array) -> Array:
-        return -(target * _log_softmax(prediction)).sum(axis=(-2, -1)) / prediction.shape[-2]
+        return -(target * _log_softmax(cast(prediction, like=target))).sum(axis=(-2, -1)) / prediction.shape[-2]
 
     def gradient(self, prediction: Array, target: Array) -> Array:
-        softmax = library(prediction).exp(_log_softmax(prediction))
+        softmax = library(prediction).exp(_log_softmax(cast(prediction, like=target)))
         return (softmax - target) / prediction.shape[-2]
 
 

@@ -10,7 +10,7 @@ from math import sqrt
 from typing import Any
 
 from exp.activations import ACTIVATIONS, Activation
-from exp.arrays import Array, zeros
+from exp.arrays import Array, product, zeros
 from exp.errors import require, require_choice
 
 
@@ -69,7 +69,7 @@ def forward(params: dict[str, Array], x: Array, activation: Activation) -> tuple
     pre, outputs = [], [x]
     layers = depth(params)
     for layer in range(1, layers + 1):
-        z = outputs[-1] @ params[f"layer{layer}.weight"]  # (…, N, width)
+        z = product(outputs[-1], params[f"layer{layer}.weight"])  # (…, N, width)
         if (bias := params.get(f"layer{layer}.bias")) is not None:
             z = z + bias[..., None, :]
         pre.append(z)

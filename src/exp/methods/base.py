@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from exp.activations import ACTIVATIONS, Activation
-from exp.arrays import Array, Place, gather, get, put, stack
+from exp.arrays import Array, Place, cast, gather, get, put, stack
 from exp.losses import Loss
 from exp.network import Network, forward
 from exp.optimizers import Optimizer
@@ -47,10 +47,16 @@ class Method(abc.ABC):
     def unsupported(self, *, device: str, precision: str, network: Network, loss: Loss, optimizer: Optimizer) -> str | None:
         """Why this combination cannot run, in a sentence that names what would; None where it can.
 
-        `device` is "cpu", "cuda" or "mps", `precision` "fp32" or "fp64".
+        `device` is "cpu", "cuda" or "mps", `precision` "fp32", "fp64", "tf32" or "bf16".
         """
         if self.library == "numpy" and device != "cpu":
             return "NumPy computes on the CPU; use device=cpu, or method=tensor for the same step on this device"
+        if self.library == "numpy" and precision == "bf16":
+            return "NumPy has no bfloat16; use precision=fp32, or method=tensor for the same step in bf16"
+        if self.library == "numpy" and precision == "tf32":
+            return "NumPy has no TF32; use precision=fp32, or method=tensor and device=cuda for the same step in tf32"
+        if device != "cuda" and precision == "tf32":
+            return "TF32 is a mode of NVIDIA GPUs; use device=cuda, or precision=fp32"
         if device == "mps" and precision == "fp64":
             return "mps has no float64; use precision=fp32 or device=cpu"
         return None
@@ -101,7 +107,8 @@ class ArrayMethod(Method):
         """The loss of this state on (x, y), and the state after one update."""
 
     def update(self, state: State, grads: dict[str, Array]) -> State:
-        """The state after one update by the optimizer, given the gradient of every parameter."""
+        """The state after one update by the optimizer, given the gradient of every parameter, in whatever precision."""
+        grads = {name: cast(grad, like=state.params[name]) for name, grad in grads.items()}
         return self.optimizer.update(state, grads, self.constants)
 
     def step(self, x: Array, y: Array) -> Array:

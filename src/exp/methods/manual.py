@@ -6,7 +6,7 @@ One implementation serves both: the arrays bring their own library.
 from dataclasses import dataclass
 
 from exp.activations import Activation
-from exp.arrays import Array
+from exp.arrays import Array, product
 from exp.methods.base import ArrayMethod
 from exp.network import depth, forward
 from exp.state import State
@@ -48,10 +48,10 @@ def backward(
     grads = {}
     for layer in range(depth(params), 0, -1):
         weight, bias = f"layer{layer}.weight", f"layer{layer}.bias"
-        grads[weight] = outputs[layer - 1].swapaxes(-1, -2) @ signal  # (…, inputs, outputs) of this layer
+        grads[weight] = product(outputs[layer - 1].swapaxes(-1, -2), signal)  # (…, inputs, outputs) of this layer
         if bias in params:
             grads[bias] = signal.sum(axis=-2)
         if layer > 1:
-            signal = signal @ params[weight].swapaxes(-1, -2)  # (…, N, inputs of this layer)
+            signal = product(signal, params[weight].swapaxes(-1, -2))  # (…, N, inputs of this layer)
             signal = activation.backward(signal, pre[layer - 2], outputs[layer - 1])
     return grads

@@ -50,7 +50,7 @@ class Module(Method):
 
     def step(self, x: Array, y: Array) -> Array:
         prediction = self.model(x)  # forward
-        loss = self.loss(prediction, y, **self.loss_arguments)  # loss
+        loss = self.loss(prediction.to(y.dtype), y, **self.loss_arguments)  # loss
         self.optimizer.zero_grad()
         loss.backward()  # backward
         self.optimizer.step()  # update
@@ -61,7 +61,7 @@ class Module(Method):
         import torch
 
         with torch.no_grad():
-            return self.model(x)
+            return self.model(x).to(x.dtype)
 
     def export(self) -> State:
         def canonical(arrays: Mapping[str, Array]) -> dict[str, np.ndarray]:

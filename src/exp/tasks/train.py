@@ -67,7 +67,7 @@ def _train(
 ) -> dict[str, Any]:
     """The run proper; returns what its status says of it at the end."""
     library = experiment.method.library
-    with controlled(experiment.threads, library) as conditions:
+    with controlled(experiment.threads, library, experiment.precision, torch_device) as conditions:
         state, place = experiment.start(data, experiment.device)
         digests = {"data": data.digest(), "weights": digest(state.params)}
         folder.update_status(digests=digests)
