@@ -18,9 +18,11 @@ from exp.experiment import Experiment
 from exp.optimizers import SGD, Momentum
 from exp.problems import Data
 from exp.seeds import generator
+from exp.verification.case import Case, judge_method
 from exp.verification.reference import Unknown
 from exp.verification.subject import Subject
-from exp.verification.verdict import Case, Verdict, concluded, judge_method, judge_training, undecided
+from exp.verification.training_run import judge_training
+from exp.verification.verdict import Verdict, concluded, undecided
 
 READERS = (SGD(lr=1.0), Momentum(lr=1.0, momentum=0.5))
 """Other optimizers by which a gradient can be read: they tell a wrong gradient from a wrong update of it."""
@@ -47,7 +49,7 @@ def case(experiment: Experiment, data: Data, device: str) -> Case:
 
 def conditions(experiment: Experiment, device: str) -> AbstractContextManager[dict[str, Any]]:
     """Those of the run itself; the reference needs torch also where the method does not."""
-    return controlled(experiment.threads, "torch")
+    return controlled(experiment.threads, "torch", experiment.precision, device)
 
 
 def judged(experiment: Experiment, data: Data, device: str, *, training: bool = True) -> Verdict:
@@ -88,7 +90,7 @@ def judged_by_kit(experiment: Experiment, data: Data, device: str) -> Verdict:
     found = judged(experiment, data, device)
     if found.traceback:
         return found
-    return conformance(case(experiment, data, device), found, (experiment.threads, "torch"))
+    return conformance(case(experiment, data, device), found, (experiment.threads, "torch", experiment.precision, device))
 
 
 def remembered(experiment: Experiment, data: Data, device: str, verdicts: Any) -> Verdict:

@@ -14,9 +14,11 @@ from exp.network import Network, depth
 from exp.optimizers import SGD, Adam, AdamW, Momentum, Optimizer
 from exp.state import State
 from exp.training import Training
+from exp.verification.case import Case, judge_method
 from exp.verification.reference import exact
 from exp.verification.subject import Subject
-from exp.verification.verdict import Case, Verdict, concluded, judge_method, judge_training
+from exp.verification.training_run import judge_training
+from exp.verification.verdict import Verdict, concluded
 
 Dot = Callable[[np.ndarray, np.ndarray], np.ndarray]
 

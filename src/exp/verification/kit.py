@@ -1,12 +1,11 @@
-"""The conformance kit: what else is asked of a method, beside the right numbers; and the smallest example that fails.
+"""The conformance kit: what else is asked of a method, beside the right numbers.
 
 Each check is a function of a `Case` that returns what it saw. It raises `Broken` where the contract of `methods.base` is not
 kept, and `Limit` where the method says itself that it cannot.
 """
 
-import contextlib
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -19,10 +18,14 @@ from exp.conditions import controlled
 from exp.methods.base import ArrayMethod, Block, Formulas
 from exp.seeds import generator
 from exp.state import State, stack_states
-from exp.verification.judge import Judge
-from exp.verification.probes import Probe, probes, signed
-from exp.verification.subject import Subject, same_bits, visible
-from exp.verification.verdict import Case, Finding, Verdict, concluded, judge_chain
+from exp.verification.case import Case
+from exp.verification.chain import Chain, judge_steps
+from exp.verification.comparison import same_bits
+from exp.verification.probes import signed
+from exp.verification.reads import reads
+from exp.verification.smallest import smallest_example
+from exp.verification.subject import Subject, visible
+from exp.verification.verdict import Finding, Verdict
 
 RUNS = 3
 STEPS = 4
@@ -143,7 +146,7 @@ def loss_is_before_the_update(case: Case, start: Start, conditions: tuple[Any, .
     subject, judge = case.subject, case.judge(generator(case.seed, "verification", 2))
     losses, after = _trained(subject, start, start.state, start.plan[:1])
     x, y = start.x[start.plan[0]], start.y[start.plan[0]]
-    before, later = (judge.loss(state.params, x, y) for state in (start.state, after))
+    before, later = (float(judge.evaluation(state.params, x, y).loss) for state in (start.state, after))
     if abs(losses[0] - before) > abs(losses[0] - later):
         raise Broken(
             f"the loss of a step is {losses[0]:.9g}, that of the updated weights; before the update it is {before:.9g}"
@@ -153,9 +156,9 @@ def loss_is_before_the_update(case: Case, start: Start, conditions: tuple[Any, .
 
 def takes_a_ragged_batch(case: Case, start: Start, conditions: tuple[Any, ...]) -> str:
     judge = case.judge(generator(case.seed, "verification", 3))
-    judge.chain("ragged", start.optimizer, start.state, start.x, start.y, start.plan, judged=range(STEPS), conditioned=True)
-    if wrong := sorted((entry for entry in judge.judged if entry.wrong), key=lambda entry: entry.order):
-        first = wrong[0]
+    judge_steps(judge, Chain("ragged", start.optimizer, start.state, start.x, start.y, start.plan), range(STEPS))
+    if judge.wrong:
+        first = judge.wrong[0]
         raise Broken(f"{first.tensor} is wrong at step {first.step}, of {len(start.plan[first.step or 0])} rows")
     return f"batches of {', '.join(str(len(rows)) for rows in start.plan)} rows are right"
 
@@ -214,49 +217,12 @@ def never_waits(case: Case, start: Start, conditions: tuple[Any, ...]) -> str:
     method = subject.start(start.state, start.optimizer)
     x, y = subject.put(start.x), subject.put(start.y)
     method.step(x, y)  # what is only done once does not count
-    with _reads() as reads:
+    with reads() as found:
         for _ in range(2):
             method.step(x, y)
-    if reads:
-        raise Broken(f"a step reads values from the device ({', '.join(sorted(set(reads)))}): the host waits for it each time")
+    if found:
+        raise Broken(f"a step reads values from the device ({', '.join(sorted(set(found)))}): the host waits for it each time")
     return "a step reads nothing from the device"
-
-
-@contextlib.contextmanager
-def _reads() -> Iterator[list[str]]:
-    """The names of the operations inside that bring values to the host: on a GPU each of them waits."""
-    import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    found: list[str] = []
-    waiting = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "equal", "unique", "_unique2")
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            name = func.overloadpacket.__name__
-            booleans = [part for part in args[1:2] if isinstance(part, list | tuple)]
-            by_mask = any(getattr(index, "dtype", None) == torch.bool for part in booleans for index in part)
-            if name in waiting or (name in ("index", "index_put", "index_put_", "_index_put_impl_") and by_mask):
-                found.append(name)
-            return func(*args, **(kwargs or {}))
-
-    originals = {name: getattr(torch.Tensor, name) for name in ("numpy", "tolist", "cpu")}
-
-    def watched(name: str) -> Callable[..., Any]:
-        def call(tensor: Any, *args: Any, **kwargs: Any) -> Any:
-            found.append(name)
-            return originals[name](tensor, *args, **kwargs)
-
-        return call
-
-    try:
-        for name in originals:
-            setattr(torch.Tensor, name, watched(name))
-        with Watch():
-            yield found
-    finally:
-        for name, original in originals.items():
-            setattr(torch.Tensor, name, original)
 
 
 def goes_to_a_worker(case: Case, start: Start, conditions: tuple[Any, ...]) -> str:
@@ -289,46 +255,3 @@ CHECKS: dict[str, Callable[[Case, Start, tuple[Any, ...]], str]] = {
     "no synchronisation": never_waits,
     "worker process": goes_to_a_worker,
 }
-
-
-def smallest_example(case: Case) -> list[str] | None:
-    """The smallest network and batch of this depth at which the method is still wrong, with all of its numbers."""
-    depth = len(case.widths) - 1
-    for width, rows in ((1, 1), (1, 2), (2, 1), (2, 2), (2, 3), (3, 3), (4, 5)):
-        network = replace(case.subject.network, hidden=[width] * (depth - 1))
-        outputs = max(width, 2) if case.classes else width
-        small = replace(
-            case,
-            subject=replace(case.subject, network=network),
-            widths=(*[width] * depth, outputs),
-            samples=rows if case.batch_size is None else 2 * rows + 1,
-            batch_size=case.batch_size and rows,
-        )
-        with contextlib.suppress(Exception):  # a method may not do other sizes
-            for probe, judge in _judged(small):
-                found = concluded(small, judge)
-                if found.first is not None:
-                    sizes = " → ".join(map(str, small.widths))
-                    return [f"smallest failing example: {rows} × {sizes}: {found.first}", *_numbers(probe)]
-    return None
-
-
-def _judged(case: Case) -> Iterator[tuple[Probe | None, Judge]]:
-    """Judges of one probe each, and of the chain."""
-    random = generator(case.seed, "verification", 4)
-    for probe in probes(case.shape, random, overflowing=2.0):
-        judge = case.judge(random)
-        judge.probe(probe)
-        yield probe, judge
-    judge = case.judge(random)
-    judge_chain(case, judge)
-    yield None, judge
-
-
-def _numbers(probe: Probe | None) -> list[str]:
-    if probe is None:
-        return []
-    arrays = {**probe.params, "x": probe.x, "y": probe.y}
-    return [
-        f"  {name} = {np.array2string(value, precision=9, separator=', ')}".replace("\n", "") for name, value in arrays.items()
-    ]

@@ -1,22 +1,21 @@
-"""Where a fault is: the layer of a wrong forward pass, and the beat, from what can be seen outside a method.
+"""Where a fault is: the layer of a wrong forward pass, and the beat of a step, from what can be seen outside a method."""
 
-The hidden outputs of a step cannot be asked for, but they can be read: the gradient of Wₙ on a batch of one row is the outer
-product of a₍ₙ₋₁₎ and a signal, so any of its columns is a₍ₙ₋₁₎ up to a factor; the gradient of bₙ is the signal itself.
-"""
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
-from exp.methods.base import Block
-from exp.state import State
-from exp.verification.judge import Judge, Judged
-from exp.verification.probes import Params, Probe, Shape, probes
+from exp.verification.comparison import Judged
+from exp.verification.hidden import first_wrong_layer, of_another_prediction, stepped
+from exp.verification.judge import Judge
+from exp.verification.probes import Probe, Shape, probes
 from exp.verification.reference import exact
+from exp.verification.rules import Rule
+from exp.verification.single_step import judge_step
 from exp.verification.subject import gradient, reading
-from exp.verification.tolerance import DRAWS, FACTOR, Envelope, Uniform, compare
+
+RULE = 1e-3
+"""A state follows a rule if it is met to this share of each tensor: far above roundoff, far below a wrong rule."""
 
 
 @dataclass(frozen=True)
@@ -29,151 +28,67 @@ class Locator:
 
     def located(self, first: Judged) -> Judged:
         """`first` with its layer and beat made precise."""
-        try:
-            if first.beat == "forward" and first.step is None:
-                return self._in_layer(first)
-            if first.beat == "loss" and first.step is None:
-                return self._loss_or_forward(first)
-            if first.beat == "backward" and first.step is None:
-                return self._gradient_or_update(first)
-            if first.beat in ("loss", "backward") and self.judge.first_wrong_step is not None:
+        with suppress(Exception):  # a method that fails where it is looked at closer stays as wrong as it was found
+            if first.step is not None:
                 return self._step_or_batch(first)
-        except Exception:  # a method that fails where it is looked at closer stays as wrong as it was found
-            return first
-        return first
-
-    def _in_layer(self, first: Judged) -> Judged:
-        layer = self._first_wrong_layer()
-        return first if layer is None else replace(first, tensor=f"layer{layer}.output")
-
-    def _loss_or_forward(self, first: Judged) -> Judged:
-        """The output that `predict` gives is right. Is the loss wrong, or a forward pass that the step has of its own?"""
-        if (layer := self._first_wrong_layer()) is not None:
-            return replace(first, beat="forward", tensor=f"layer{layer}.output")
-        if self._losses_of_another_prediction():
-            return replace(first, beat="forward", tensor=f"layer{len(self.shape.widths) - 1}.output")
-        return first
-
-    def _gradient_or_update(self, first: Judged) -> Judged:
-        """Another optimizer reads the right gradient: then the rule of the configured one is wrong."""
-        judge, optimizer = self.judge, self.judge.subject.optimizer
-        for reader in self.readers:
-            if reader.slot_names == optimizer.slot_names:
-                continue
-            other = Judge(replace(judge.subject, optimizer=reader), judge.reference, judge.arithmetic, judge.generator)
-            for probe in self._few():
-                other.probe(probe)
-            if not any(entry.wrong for entry in other.judged if entry.beat in ("forward", "loss", "backward")):
+            if first.beat in ("forward", "loss"):
+                return self._forward_or_loss(first)
+            if first.beat == "backward" and self._is_the_update():
                 return replace(first, beat="update")
         return first
 
+    def _forward_or_loss(self, first: Judged) -> Judged:
+        """The first layer that is wrong. If `predict` is right: is it the loss, or a forward pass of the step's own?"""
+        layer = first_wrong_layer(self.judge, self.shape)
+        if layer is None and first.beat == "loss" and of_another_prediction(self.judge, self.shape):
+            layer = len(self.shape.widths) - 1
+        return first if layer is None else replace(first, beat="forward", tensor=f"layer{layer}.output")
+
+    def _is_the_update(self) -> bool:
+        """Whether a wrong gradient is what a wrong update makes of a right one.
+
+        It is, where the new state follows from no gradient at all, or where another optimizer reads the right one.
+        """
+        judge = self.judge
+        if not self._follows_from_some_gradient():
+            return True
+        for reader in self.readers:
+            if reader.slot_names == judge.subject.optimizer.slot_names:
+                continue
+            other = Judge(replace(judge.subject, optimizer=reader), judge.reference, judge.arithmetic, judge.generator)
+            with suppress(Exception):  # a method may do one optimizer only
+                for probe in self._few():
+                    judge_step(other, probe)
+                if not any(entry.wrong for entry in other.judged if entry.beat in ("forward", "loss", "backward")):
+                    return True
+        return False
+
+    def _follows_from_some_gradient(self) -> bool:
+        """Whether slots, parameters and count after a step are those of the rule, for the gradient that they imply."""
+        judge, reader = self.judge, reading(self.judge.subject.optimizer)
+        probe = self._few()[0]
+        params = {name: judge.subject.cast(value) for name, value in probe.params.items()}
+        before, after, _ = stepped(judge, params, judge.subject.cast(probe.x), judge.subject.cast(probe.y))
+        implied = {name: exact(grad) for name, grad in gradient(reader, before, after).items()}
+        rule, found = Rule(reader), after.map(exact)
+        expected = rule.updated(before.map(exact), implied).named()
+        if reader.slot_names:
+            expected |= rule.updated_by_slots(before.map(exact), found)
+        if int(expected.pop("count")) != int(after.count):
+            return False
+        apart = {name: float((value - found.named()[name]).norm()) for name, value in expected.items()}
+        return all(apart[name] <= RULE * float(value.norm()) for name, value in expected.items())
+
     def _step_or_batch(self, first: Judged) -> Judged:
-        """Is the same step right on the same rows, when they come as a whole split? Then the method takes other rows."""
-        assert self.judge.first_wrong_step is not None
-        as_rows, gathered = self.judge.first_wrong_step(True), self.judge.first_wrong_step(False)
+        """Is the same step of a chain right on the same rows, when they come as a whole split? Then it takes other rows."""
+        again = self.judge.first_wrong_step
+        if first.beat not in ("loss", "backward") or again is None:
+            return first
+        as_rows, gathered = again(True), again(False)
         allowed = 4 * self.judge.arithmetic.product(len(self.shape.widths)) * abs(gathered)
         return first if abs(as_rows - gathered) <= allowed else replace(first, beat="batches")
 
-    def _few(self) -> Iterator[Probe]:
-        for probe in probes(self.shape, self.judge.generator, overflowing=2.0):
-            if probe.conditioned or not self.judge.arithmetic.coarse:
-                yield probe
-
-    def _one_row(self) -> Iterator[Probe]:
-        one = replace(self.shape, rows=1)
-        for _ in range(2):
-            for probe in probes(one, self.judge.generator, overflowing=2.0):
-                if probe.name in ("signed 1", "signed 2", "one row"):
-                    yield probe
-
-    def _gradient(self, params: Params, x: np.ndarray, y: np.ndarray) -> tuple[Params, float]:
-        """The gradient and the loss of one step from here."""
-        subject, reader = self.judge.subject, reading(self.judge.subject.optimizer)
-        slots = {slot: {name: np.zeros_like(value) for name, value in params.items()} for slot in reader.slot_names}
-        state = State(params, slots, np.array(0, dtype=np.int64))
-        method = subject.start(state, reader)
-        losses = subject.steps(method, subject.put(x), subject.put(y), Block(0, 1))
-        return gradient(reader, state, method.export()), float(losses.reshape(-1)[0])
-
-    def _first_wrong_layer(self) -> int | None:
-        """The first hidden layer whose output, as read from gradients, is not the right one."""
-        judge, subject = self.judge, self.judge.subject
-        wrong = []
-        for probe in self._one_row():
-            params = {name: subject.cast(value) for name, value in probe.params.items()}
-            x, y = subject.cast(probe.x), subject.cast(probe.y)
-            grads, _ = self._gradient(params, x, y)
-            tensors = {name: exact(value) for name, value in params.items()}
-            noise = Uniform(judge.generator, judge.arithmetic)
-            right = judge.reference.evaluate(tensors, exact(x), exact(y))
-            ways = [judge.reference.evaluate(tensors, exact(x), exact(y), noise) for _ in range(DRAWS)]
-            for layer in range(1, len(self.shape.widths) - 1):
-                weight, bias = grads[f"layer{layer + 1}.weight"], grads.get(f"layer{layer + 1}.bias")
-                found = _read(weight, bias)
-                scaled = bias is not None
-                if found is None or not float(right.outputs[layer - 1].norm()):
-                    continue
-                expected = _direction(right.outputs[layer - 1].numpy()[0], scaled)
-                allowed = Envelope({"a": exact(expected)}, smallest=judge.arithmetic.smallest)
-                for way in ways:
-                    other = exact(_direction(way.outputs[layer - 1].numpy()[0], scaled))
-                    allowed.widen({"a": noise.operand(noise.operand(other, 1), 1)})
-                if compare(found * _sign(found, expected), exact(expected), allowed.allowed("a")).score > FACTOR:
-                    wrong.append(layer)
-        return min(wrong, default=None)
-
-    def _losses_of_another_prediction(self) -> bool:
-        """Whether the losses at several targets are those of one prediction, that of the step, which is not the right one.
-
-        Gauss-Newton for the prediction p̂ that meets ℓ(p̂, yₖ) = Lₖ, on two equal rows, from the right prediction.
-        """
-        import torch
-
-        judge, subject = self.judge, self.judge.subject
-        probe = next(self._one_row())
-        params = {name: subject.cast(value) for name, value in probe.params.items()}
-        x = subject.cast(np.repeat(probe.x, 2, axis=0))
-        outputs = self.shape.widths[-1]
-        tensors, nothing = {name: exact(value) for name, value in params.items()}, np.zeros((2, outputs))
-        prediction = judge.reference.evaluate(tensors, exact(x), exact(nothing)).outputs[-1][0]
-        size = float(prediction.abs().max()) or 1.0
-        targets = list(np.eye(outputs) * (1.0 if self.shape.classes else size))
-        if not self.shape.classes:
-            extra = judge.generator.standard_normal((outputs + 1, outputs)) * size
-            targets = [np.zeros(outputs), *targets, *extra]
-        chosen = [subject.cast(np.stack([target, target])) for target in targets]
-        seen = torch.tensor([self._gradient(params, x, y)[1] for y in chosen], dtype=torch.float64)
-        loss = judge.reference._loss_function()
-
-        def losses(p: Any) -> Any:
-            return torch.stack([loss(torch.stack([p, p]), exact(y)) for y in chosen])
-
-        def missed(p: Any) -> float:
-            return float((losses(p) - seen).norm() / seen.norm())
-
-        p, tolerance = prediction.clone(), min(100 * judge.arithmetic.product(1), 0.1)
-        if missed(p) < tolerance:  # on equal rows nothing is wrong
-            return False
-        for _ in range(30):
-            jacobian = torch.autograd.functional.jacobian(losses, p)
-            p = p + torch.linalg.lstsq(jacobian, (seen - losses(p))[:, None], driver="gelsd").solution[:, 0]
-        return missed(p) < tolerance
-
-
-def _read(weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray | None:
-    """a from the gradient of a weight, a ⊗ signal: a itself where the gradient of the bias gives the signal."""
-    column = int(np.linalg.norm(weight, axis=0).argmax()) if bias is None else int(np.abs(bias).argmax())
-    read = weight[:, column]
-    if bias is None:
-        size = float(np.linalg.norm(read))
-        return read / size if size > 0 and np.isfinite(size) else None
-    return read / bias[column] if bias[column] and np.isfinite(bias[column]) else None
-
-
-def _direction(a: np.ndarray, scaled: bool) -> np.ndarray:
-    return a if scaled else a / np.linalg.norm(a)
-
-
-def _sign(found: np.ndarray, expected: np.ndarray) -> float:
-    """A direction is known up to its sign."""
-    return -1.0 if float(found @ expected) < 0 else 1.0
+    def _few(self) -> list[Probe]:
+        """Probes that decide in this precision."""
+        found = probes(self.shape, self.judge.generator, overflowing=2.0)
+        return [probe for probe in found if probe.conditioned or not self.judge.arithmetic.coarse]

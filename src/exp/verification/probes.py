@@ -59,7 +59,9 @@ def signed(shape: Shape, generator: np.random.Generator) -> Probe:
 
 
 def _signs(generator: np.random.Generator, size: int) -> np.ndarray:
-    """Random signs, both of them where there are two or more."""
+    """Random signs, both of them where there are two or more; + for one, that what is on in a layer may be on in the next."""
+    if size == 1:
+        return np.ones(1)
     signs = np.where(np.arange(size) % 2 == 0, 1.0, -1.0)
     return generator.permutation(signs) * generator.choice([-1.0, 1.0])
 

@@ -1,4 +1,4 @@
-"""The independent reference: a training step by `torch.nn.functional`, `torch.autograd` and the functions of `torch.optim`.
+"""The independent reference: forward, loss and backward by `torch.nn.functional` and `torch.autograd`; updates: `rules`.
 
 In float64 it is what a step should compute. With `noise` it is the same step with every operand a little off; in float32
 (or under bfloat16's autocast) it is a plain implementation, whose error is one that a correct method may make.
@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-
-from exp.state import State
 
 Tensor = Any
 """A `torch.Tensor`; torch is imported where it is used."""
@@ -48,16 +46,13 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Reference:
-    """The step of a fully connected network: `activation` by name, `loss` and `optimizer` as configured."""
+    """The step of a fully connected network up to its gradient: `activation` by name, `loss` as configured."""
 
     activation: str
     loss: Any
-    optimizer: Any
 
     def __post_init__(self) -> None:
-        self._loss_function()
-        if self.optimizer.torch_name not in ("SGD", "Adam", "AdamW"):
-            raise Unknown(f"the reference has no {self.optimizer.torch_name}; it has SGD, Adam and AdamW of torch.optim")
+        self.loss_function()
 
     def evaluate(self, params: Mapping[str, Tensor], x: Tensor, y: Tensor, noise: Noise | None = None) -> Evaluation:
         """Forward, loss and backward at `params` on x, (N, inputs), and y, (N, outputs), in the type of the tensors."""
@@ -71,7 +66,7 @@ class Reference:
         def noisy(value: Tensor, layer: int) -> Tensor:
             return value if noise is None else noise.operand(value, terms[layer])
 
-        leaves = {name: noisy(value, _layer(name)).detach().requires_grad_() for name, value in params.items()}
+        leaves = {name: noisy(value, layer_of(name)).detach().requires_grad_() for name, value in params.items()}
         a = noisy(x, 1)
         pre, outputs = [], []
         for layer in range(1, layers + 1):
@@ -81,12 +76,12 @@ class Reference:
             pre.append(z)
             outputs.append(a)
         prediction = a.to(y.dtype)
-        loss = self._loss_function()(prediction, y)
+        loss = self.loss_function()(prediction, y)
         if noise is not None:
             prediction.register_hook(self._signal_noise(noise, prediction.detach(), terms[layers]))
             loss = noise.loss(loss, y.numel(), self._loss_floor(prediction.detach()))
         grads = torch.autograd.grad(loss, list(leaves.values()))
-        found = {name: noisy(grad, _layer(name)) for name, grad in zip(leaves, grads, strict=True)}
+        found = {name: noisy(grad, layer_of(name)) for name, grad in zip(leaves, grads, strict=True)}
         return Evaluation([z.detach() for z in pre], [a.detach() for a in outputs], loss.detach(), found)
 
     def _activated(self, z: Tensor, noise: Noise | None, terms: int) -> Tensor:
@@ -116,7 +111,7 @@ class Reference:
         a.register_hook(received.append)
         return a
 
-    def _loss_function(self) -> Callable[[Tensor, Tensor], Tensor]:
+    def loss_function(self) -> Callable[[Tensor, Tensor], Tensor]:
         from torch.nn import functional
 
         def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
@@ -151,84 +146,8 @@ class Reference:
         floor = torch.softmax(prediction, -1) * self._loss_floor(prediction) / len(prediction)
         return lambda signal: noise.operand(signal, terms) + noise.softmax(floor)
 
-    def updated(self, state: State, grads: Mapping[str, Tensor], rate: float = 1.0) -> State:
-        """The state after one update by the configured optimizer, at `rate` times its lr; its tensors are new."""
-        return _optimized(self.optimizer.torch_name, _hyperparameters(self.optimizer, rate), state, grads)
 
-    def updated_by_slots(self, before: State, after: State, rate: float = 1.0) -> dict[str, Tensor]:
-        """The parameters after an update of `before` whose new slots are known: those of `after`."""
-        import torch
-
-        chosen = _hyperparameters(self.optimizer, rate)
-        if self.optimizer.torch_name == "SGD":
-            velocity, mu = after.slots["momentum_buffer"], chosen["momentum"]
-            grads = {name: velocity[name] - mu * before.slots["momentum_buffer"][name] for name in velocity}
-            return _optimized("SGD", {**chosen, "weight_decay": 0.0}, before, grads).params
-        # AMSGrad divides by the largest v so far: here the v given, with an exp_avg_sq that is smaller. A gradient that
-        # equals m leaves m as it is; a β₂ of 0 would put m² in the place of v.
-        smaller = {name: torch.full_like(v, -1e300) for name, v in after.slots["exp_avg_sq"].items()}
-        slots = {"exp_avg": after.slots["exp_avg"], "exp_avg_sq": smaller, "max_exp_avg_sq": after.slots["exp_avg_sq"]}
-        decay = chosen["weight_decay"] if self.optimizer.torch_name == "AdamW" else 0.0  # Adam's is in its slots
-        chosen["betas"] = (chosen["betas"][0], chosen["betas"][1] or 1e-30)
-        given = State(before.params, slots, before.count)
-        return _optimized(
-            self.optimizer.torch_name, {**chosen, "weight_decay": decay}, given, after.slots["exp_avg"], amsgrad=True
-        ).params
-
-
-def _hyperparameters(optimizer: Any, rate: float) -> dict[str, Any]:
-    """By the names of the constructor, which are torch's."""
-    defaults = {"weight_decay": 0.0, "momentum": 0.0, "nesterov": False, "betas": None, "eps": None}
-    return {"lr": optimizer.lr * rate, **{name: getattr(optimizer, name, default) for name, default in defaults.items()}}
-
-
-def _optimized(
-    kind: str, chosen: Mapping[str, Any], state: State, grads: Mapping[str, Tensor], *, amsgrad: bool = False
-) -> State:
-    """One step of `torch.optim.sgd.sgd` or `torch.optim.adam.adam`, the functions behind the classes.
-
-    The classes would import torch._dynamo, which takes a second.
-    """
-    import torch
-    from torch.optim.adam import adam
-    from torch.optim.sgd import sgd
-
-    names = list(state.params)
-    params = [state.params[name].clone() for name in names]
-    given = [grads[name].clone() for name in names]
-    slots = {slot: [arrays[name].clone() for name in names] for slot, arrays in state.slots.items()}
-    with torch.no_grad():
-        if kind == "SGD":
-            momentum = {key: chosen[key] for key in ("lr", "weight_decay", "momentum", "nesterov")}
-            buffers = slots.get("momentum_buffer", [None] * len(names))
-            sgd(params, given, buffers, foreach=False, fused=False, dampening=0.0, maximize=False, **momentum)
-        else:
-            beta1, beta2 = chosen["betas"]
-            adam(
-                params,
-                given,
-                slots["exp_avg"],
-                slots["exp_avg_sq"],
-                slots.get("max_exp_avg_sq", []),
-                [state.count.to(torch.float64).clone() for _ in names],
-                foreach=False,
-                capturable=False,
-                differentiable=False,
-                fused=False,
-                amsgrad=amsgrad,
-                beta1=beta1,
-                beta2=beta2,
-                lr=chosen["lr"],
-                weight_decay=chosen["weight_decay"],
-                eps=chosen["eps"],
-                maximize=False,
-                decoupled_weight_decay=kind == "AdamW",
-            )
-    named = {slot: dict(zip(names, arrays, strict=True)) for slot, arrays in slots.items()}
-    return State(dict(zip(names, params, strict=True)), named, state.count + 1)
-
-
-def _layer(name: str) -> int:
+def layer_of(name: str) -> int:
     """2 of layer2.weight."""
     return int(name.partition(".")[0].removeprefix("layer"))
 

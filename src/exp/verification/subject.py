@@ -66,6 +66,11 @@ def gradient(optimizer: Any, before: State, after: State) -> dict[str, np.ndarra
         }
 
 
+def empty(optimizer: Any, params: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """Slots that are all zero, in the type of the parameters."""
+    return {slot: {name: np.zeros_like(value) for name, value in params.items()} for slot in optimizer.slot_names}
+
+
 def reading_error(optimizer: Any, params: dict[str, np.ndarray], roundoff: float) -> dict[str, np.ndarray]:
     """How far `gradient` may be off by itself: plain SGD shows it beside weights that were rounded, 2u |p| / rate."""
     rate = np.inf if optimizer.slot_names else optimizer.lr
@@ -85,9 +90,5 @@ def visible(optimizer: Any, params: dict[str, np.ndarray], grads: dict[str, np.n
     step = entries if "exp_avg_sq" in optimizer.slot_names else size(grads)
     if not (np.isfinite(step) and step > 0 and size(params) > 0):
         return optimizer
-    return replace(optimizer, lr=optimizer.lr * 2.0 ** np.round(np.log2(size(params) / (16 * step * optimizer.lr))))
-
-
-def same_bits(one: np.ndarray, other: np.ndarray) -> bool:
-    """Equal in type, shape and every bit."""
-    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+    power = np.round(np.log2(size(params) / (16 * step * optimizer.lr)))
+    return replace(optimizer, lr=float(optimizer.lr * 2.0 ** np.clip(power, -60, 60)))

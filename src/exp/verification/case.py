@@ -1,0 +1,80 @@
+"""What is verified, and the judgement of a method alone: at all probes, then in a chain of steps. Independent of any data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from exp.state import State
+from exp.verification.chain import Chain, judge_block, judge_steps
+from exp.verification.judge import Judge
+from exp.verification.probes import Probe, Shape, probes, signed
+from exp.verification.reference import Reference
+from exp.verification.rules import Rule
+from exp.verification.single_step import judge_step
+from exp.verification.subject import Subject, empty, visible
+from exp.verification.tolerance import Arithmetic
+
+PROBE_ROWS = 20
+"""Rows of a probe at most: the whole batches are those of the training itself."""
+
+CHAIN_STEPS = 4
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method for a network of `widths`, trained in batches of `batch_size` of `samples` rows. `classes`: one-hot targets.
+
+    `readers` are other optimizers by which the method's gradient can be read.
+    """
+
+    subject: Subject
+    precision: str
+    widths: tuple[int, ...]
+    classes: bool
+    batch_size: int | None
+    samples: int
+    seed: int
+    readers: Sequence[Any] = ()
+
+    @property
+    def shape(self) -> Shape:
+        network = self.subject.network
+        rows = min(self.batch_size or self.samples, PROBE_ROWS)
+        return Shape(self.widths, network.bias, network.activation == "relu", self.classes, rows)
+
+    def judge(self, generator: np.random.Generator) -> Judge:
+        """A judge that has seen nothing yet. Raises `Unknown` for a loss or an optimizer that torch has no twin of."""
+        subject, arithmetic = self.subject, Arithmetic(self.precision, self.subject.place.dtype)
+        Rule(subject.optimizer)
+        return Judge(subject, Reference(subject.network.activation, subject.loss), arithmetic, generator)
+
+
+def judge_method(case: Case, judge: Judge) -> None:
+    """Judge single steps at all probes, then a chain of steps and the same steps as a block."""
+    overflowing = 1000.0 if case.subject.place.dtype == "float64" else 150.0
+    for probe in probes(case.shape, judge.generator, overflowing=overflowing):
+        if probe.conditioned or not judge.arithmetic.coarse:
+            judge_step(judge, probe)
+    judge_chain(case, judge)
+
+
+def judge_chain(case: Case, judge: Judge) -> None:
+    """Steps from a conditioned state, in batches as configured, a ragged one among them; those of one size as a block too."""
+    subject, rows, batched = case.subject, case.shape.rows, case.batch_size is not None
+    probe = signed(replace(case.shape, rows=2 * rows + rows // 2) if batched else case.shape, judge.generator)
+    params = {name: subject.cast(value) for name, value in probe.params.items()}
+    optimizer = visible(subject.optimizer, params, judge.gradient(params, probe.x, probe.y))
+    start = State(params, empty(optimizer, params), np.array(0, dtype=np.int64))
+    plan = _batches(probe, rows, judge.generator) if batched else [None] * CHAIN_STEPS
+    chain = Chain("chain", optimizer, start, subject.cast(probe.x), subject.cast(probe.y), plan)
+    judge_steps(judge, chain, range(len(plan)))
+    block = replace(chain, name="block", plan=[batch for batch in plan if batch is None or len(batch) == rows])
+    judge_block(judge, block, *judge_steps(judge, block, range(len(block.plan))))
+
+
+def _batches(probe: Probe, rows: int, generator: np.random.Generator) -> list[np.ndarray]:
+    """An epoch of two batches and a ragged one, if there is room for it, and the first batch of the next."""
+    order, again = generator.permutation(len(probe.x)), generator.permutation(len(probe.x))
+    return [batch for batch in (*np.split(order, [rows, 2 * rows]), again[:rows]) if len(batch)]
