@@ -54,8 +54,10 @@ def _preset(group: str) -> bool:
 def _own_node(file: Path) -> dict[str, Any] | None:
     """The keys that a choice has under its own name rather than its group's."""
     content = yaml.safe_load(file.read_text()) if file.exists() else None
-    own = content.get(file.stem) if isinstance(content, dict) else None
-    return own if isinstance(own, dict) and file.parent.name in content else None
+    if not isinstance(content, dict) or file.parent.name not in content:
+        return None
+    own = content.get(file.stem)
+    return own if isinstance(own, dict) else None
 
 
 def _keys(file: Path) -> list[str]:

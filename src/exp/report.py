@@ -95,7 +95,9 @@ class Report:
 class Silence(Report):
     """Nothing is printed: for notebooks."""
 
-    detailed = False
+    @property
+    def detailed(self) -> bool:
+        return False
 
     def begin(self, experiment: Experiment, data: Data) -> None: ...
 

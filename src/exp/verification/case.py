@@ -44,11 +44,15 @@ class Case:
         rows = min(self.batch_size or self.samples, PROBE_ROWS)
         return Shape(self.widths, network.bias, network.activation == "relu", self.classes, rows)
 
+    @property
+    def arithmetic(self) -> Arithmetic:
+        return Arithmetic(self.precision, self.subject.place.dtype)
+
     def judge(self, generator: np.random.Generator) -> Judge:
         """A judge that has seen nothing yet. Raises `Unknown` for a loss or an optimizer that torch has no twin of."""
-        subject, arithmetic = self.subject, Arithmetic(self.precision, self.subject.place.dtype)
+        subject = self.subject
         Rule(subject.optimizer)
-        return Judge(subject, Reference(subject.network.activation, subject.loss), arithmetic, generator)
+        return Judge(subject, Reference(subject.network.activation, subject.loss), self.arithmetic, generator)
 
 
 def judge_method(case: Case, judge: Judge) -> None:

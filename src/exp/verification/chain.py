@@ -89,9 +89,8 @@ def _judge_one(judge: Judge, chain: Chain, step: int, method: Method, placed: tu
 
         def loss_again(as_rows: bool) -> float:
             fresh = subject.start(before, chain.optimizer)
-            if as_rows:
-                return float(subject.steps(fresh, *placed, chain.block(step))[0])
-            return float(subject.steps(fresh, *map(subject.put, batch), Block(step, 1))[0])
+            x, y = placed if as_rows else map(subject.put, batch)
+            return float(subject.steps(fresh, x, y, chain.block(step) if as_rows else Block(step, 1))[0])
 
         judge.first_wrong_step = loss_again
     return loss, None

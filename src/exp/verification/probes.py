@@ -79,7 +79,8 @@ def _probe(
     """Pre-activations of about `gain`, outputs of about `logits` for classes. `mixed`: targets on both sides of the outputs."""
     x = _signs(generator, shape.rows)[:, None] * np.abs(generator.standard_normal((shape.rows, shape.widths[0])))
     params: Params = {}
-    a, signs = x, np.ones(shape.widths[0])
+    z = a = x
+    signs = np.ones(shape.widths[0])
     last = len(shape.widths) - 1
     for layer, (inputs, outputs) in enumerate(pairwise(shape.widths), start=1):
         own = _signs(generator, outputs)
