@@ -243,7 +243,11 @@ TYPED = [
     row("-m training.batch_size=10,100", "training.batch_size=100: allowed: 1 to 64"),
     row("-m lr=1e-5,1e-6", "lr=1e-5,1e-6: no such key", "use optimizer.lr=1e-5,1e-6"),
     row("-m task=ui", "task=ui: cannot be swept; leave -m out"),
-    row("-m task=train,ui", "task=ui: cannot be swept"),
+    row("-m task=train,ui", "task: cannot be swept"),
+    row("-m task=verify verify.kit=ful,full", "verify.kit=ful: choose full or quick"),
+    row("task=verify verify.kit=ful", "verify.kit=ful: choose full or quick"),
+    row("task=verify verify.kits=full", "verify.kits=full: no such key"),
+    row("verify.kit=full", "verify.kit=full: is a key of task=verify", "add task=verify"),
     row("-m optimizer.lr=", "optimizer.lr=: allowed: a number"),
     row("-m optimizer.lr=1e-6,1e-6", "sweep=lr=1e-6: stands for two runs", "once"),
     row("-m method=numpy,numpy", "sweep=numpy: stands for two runs"),
@@ -444,7 +448,7 @@ KEYS = [(group, choice, key) for group, choice in [("", ""), *CHOICES] for key i
 @pytest.mark.parametrize(("group", "choice", "key"), KEYS)
 def test_every_key_refuses_the_wrong_type(group: str, choice: str, key: str) -> None:
     hint, optional = kind(annotations(group, choice)[key])
-    name = f"{group}.{key}".lstrip(".")
+    name = f"{registry.prefix(group, choice)}.{key}".lstrip(".")
     for value in [*WRONG_TYPES[hint], *([] if optional else ["null"])]:
         said = refused(group, choice, f"{name}={value}")
         assert said.startswith(f"{name}={value}: allowed: "), said
@@ -472,7 +476,7 @@ NUMERIC = [found for found in KEYS if kind(annotations(*found[:2])[found[2]])[0]
 @pytest.mark.parametrize(("group", "choice", "key"), NUMERIC)
 def test_every_number_refuses_what_is_out_of_range(group: str, choice: str, key: str) -> None:
     """A new key of any choice needs its line in the table above."""
-    name = f"{group}.{key}".lstrip(".")
+    name = f"{registry.prefix(group, choice)}.{key}".lstrip(".")
     for value in OUT_OF_RANGE[key]:
         said = refused(group, choice, f"{name}={value}")
         assert said.startswith(f"{name}={value}: allowed: "), said

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 import time
 import traceback
 from contextlib import AbstractContextManager
@@ -13,7 +12,7 @@ from typing import Any
 
 from exp.arrays import Place
 from exp.conditions import controlled
-from exp.environment import processor
+from exp.environment import processor, source_digests
 from exp.experiment import Experiment
 from exp.optimizers import SGD, Momentum
 from exp.problems import Data
@@ -116,7 +115,7 @@ def identity(experiment: Experiment, data: Data, device: str) -> str:
     method, optimizer = experiment.method, replace(experiment.optimizer, lr=1.0)
     depends = {
         "method": [type(method).__qualname__, {field.name: repr(getattr(method, field.name)) for field in fields(method)}],  # type: ignore[arg-type]
-        "code": _code(type(method)),
+        "code": source_digests(type(method)),
         "shape": [asked.widths, asked.classes, asked.shape.rows, experiment.training.batch_size is not None],
         "network": [experiment.network.activation, experiment.network.bias],
         "parts": [repr(experiment.loss), type(optimizer).__qualname__, repr(optimizer)],
@@ -124,20 +123,6 @@ def identity(experiment: Experiment, data: Data, device: str) -> str:
         "versions": {name: version(name) for name in ("exp", "numpy", "torch")},
     }
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
-
-
-def _code(method: type) -> dict[str, str]:
-    """The digest of each source file that can change what the method computes: the package's own, and for a method of the
-    user's all that was imported from its folder.
-    """
-    folders = {Path(__file__).parent}
-    for kind in method.__mro__:
-        file = getattr(sys.modules.get(kind.__module__), "__file__", None)
-        if file and not kind.__module__.startswith(("builtins", "abc")):
-            folders.add(Path(file).parent)
-    files = {Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
-    chosen = sorted(file for file in files if any(file.is_relative_to(folder) for folder in folders) and file.suffix == ".py")
-    return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in chosen}
 
 
 def _device_name(device: str) -> str:

@@ -5,13 +5,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
+Generator = np.random.Generator
+
 STREAMS = ("problem", "split", "network", "training", "verification")
 
 
-def generator(seed: int, stream: str, *path: int) -> np.random.Generator:
+def generator(seed: int, stream: str, *path: int) -> Generator:
     """The generator of one stream: independent for each `stream` and `path` (a layer, an epoch) of the same `seed`."""
     sequence = np.random.SeedSequence(seed, spawn_key=(STREAMS.index(stream), *path))
-    return np.random.Generator(np.random.PCG64(sequence))
+    return Generator(np.random.PCG64(sequence))
 
 
 def digest(arrays: Mapping[str, np.ndarray | None]) -> str:

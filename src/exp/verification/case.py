@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from exp.seeds import Generator
 from exp.state import State
 from exp.verification.chain import Chain, judge_block, judge_steps
 from exp.verification.judge import Judge
@@ -48,7 +49,7 @@ class Case:
     def arithmetic(self) -> Arithmetic:
         return Arithmetic(self.precision, self.subject.place.dtype)
 
-    def judge(self, generator: np.random.Generator) -> Judge:
+    def judge(self, generator: Generator) -> Judge:
         """A judge that has seen nothing yet. Raises `Unknown` for a loss or an optimizer that torch has no twin of."""
         subject = self.subject
         Rule(subject.optimizer)
@@ -78,7 +79,7 @@ def judge_chain(case: Case, judge: Judge) -> None:
     judge_block(judge, block, *judge_steps(judge, block, range(len(block.plan))))
 
 
-def _batches(probe: Probe, rows: int, generator: np.random.Generator) -> list[np.ndarray]:
+def _batches(probe: Probe, rows: int, generator: Generator) -> list[np.ndarray]:
     """An epoch of two batches and a ragged one, if there is room for it, and the first batch of the next."""
     order, again = generator.permutation(len(probe.x)), generator.permutation(len(probe.x))
     return [batch for batch in (*np.split(order, [rows, 2 * rows]), again[:rows]) if len(batch)]

@@ -6,6 +6,7 @@ from math import inf
 
 import numpy as np
 
+from exp.seeds import Generator
 from exp.verification.reference import Evaluation, Reference, Tensor
 from exp.verification.tolerance import DRAWS, FACTOR, Arithmetic, Uniform
 
@@ -51,7 +52,7 @@ def evaluated(evaluation: Evaluation) -> dict[str, Tensor]:
 def envelope(
     reference: Reference,
     arithmetic: Arithmetic,
-    generator: np.random.Generator,
+    generator: Generator,
     params: Mapping[str, Tensor],
     x: Tensor,
     y: Tensor,

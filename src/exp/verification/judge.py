@@ -7,6 +7,7 @@ import numpy as np
 
 from exp.arrays import Array, get
 from exp.methods.base import Block, Method
+from exp.seeds import Generator
 from exp.state import State
 from exp.verification.comparison import Comparison, Judged, compare, first_difference, same_bits
 from exp.verification.envelope import Envelope, PlainSteps, envelope, near_kink
@@ -47,7 +48,7 @@ class Judge:
     subject: Subject
     reference: Reference
     arithmetic: Arithmetic
-    generator: np.random.Generator
+    generator: Generator
     judged: list[Judged] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     first_wrong_step: Callable[[bool], float] | None = None

@@ -12,6 +12,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from exp.seeds import Generator
+
 Params = dict[str, np.ndarray]
 
 
@@ -41,7 +43,7 @@ class Shape:
     rows: int
 
 
-def probes(shape: Shape, generator: np.random.Generator, *, overflowing: float) -> Iterator[Probe]:
+def probes(shape: Shape, generator: Generator, *, overflowing: float) -> Iterator[Probe]:
     """Conditioned, degenerate and random states. `overflowing` are logits whose exponential overflows."""
     one = Shape(shape.widths, shape.bias, shape.relu, shape.classes, 1)
     for number, count in enumerate((0, 3)):
@@ -53,12 +55,12 @@ def probes(shape: Shape, generator: np.random.Generator, *, overflowing: float) 
         yield _random(f"random {number + 1}", shape, generator, count)
 
 
-def signed(shape: Shape, generator: np.random.Generator) -> Probe:
+def signed(shape: Shape, generator: Generator) -> Probe:
     """One more conditioned probe."""
     return _probe("chain", shape, generator, 1)
 
 
-def _signs(generator: np.random.Generator, size: int) -> np.ndarray:
+def _signs(generator: Generator, size: int) -> np.ndarray:
     """Random signs, both of them where there are two or more; + for one, that what is on in a layer may be on in the next."""
     if size == 1:
         return np.ones(1)
@@ -69,7 +71,7 @@ def _signs(generator: np.random.Generator, size: int) -> np.ndarray:
 def _probe(
     name: str,
     shape: Shape,
-    generator: np.random.Generator,
+    generator: Generator,
     count: int,
     *,
     gain: float = 1.5,
@@ -97,7 +99,7 @@ def _probe(
     return Probe(name, params, count, x, _targets(z, shape, generator, mixed=mixed))
 
 
-def _targets(prediction: np.ndarray, shape: Shape, generator: np.random.Generator, *, mixed: bool) -> np.ndarray:
+def _targets(prediction: np.ndarray, shape: Shape, generator: Generator, *, mixed: bool) -> np.ndarray:
     """One-hot rows, or numbers of the size of the predictions and, unless `mixed`, of the other sign."""
     rows, outputs = prediction.shape
     if shape.classes:
@@ -106,7 +108,7 @@ def _targets(prediction: np.ndarray, shape: Shape, generator: np.random.Generato
     return size * (generator.choice([-1.0, 1.0], (rows, outputs)) if mixed else -np.sign(prediction))
 
 
-def _with_zeros(probe: Probe, shape: Shape, generator: np.random.Generator) -> Probe:
+def _with_zeros(probe: Probe, shape: Shape, generator: Generator) -> Probe:
     """Exact zeros: of a third of the hidden units all incoming weights, of a third of the inputs all values, one row.
 
     There the pre-activation is 0 in every order of summation, and the gradient too: the derivative of ReLU at 0 is 0.
@@ -124,7 +126,7 @@ def _with_zeros(probe: Probe, shape: Shape, generator: np.random.Generator) -> P
     return Probe(probe.name, params, probe.count, x, probe.y)
 
 
-def _random(name: str, shape: Shape, generator: np.random.Generator, count: int) -> Probe:
+def _random(name: str, shape: Shape, generator: Generator, count: int) -> Probe:
     """Weights and data of both signs, as in training."""
     params: Params = {}
     for layer, (inputs, outputs) in enumerate(pairwise(shape.widths), start=1):
@@ -136,7 +138,7 @@ def _random(name: str, shape: Shape, generator: np.random.Generator, count: int)
     return Probe(name, params, count, x, _targets(unit, shape, generator, mixed=True), conditioned=False)
 
 
-def slots(names: tuple[str, ...], grads: Params, generator: np.random.Generator, *, smallest: float) -> dict[str, Params]:
+def slots(names: tuple[str, ...], grads: Params, generator: Generator, *, smallest: float) -> dict[str, Params]:
     """Optimizer slots of the size that gradients of this size leave, over three powers of ten.
 
     Where a gradient is exactly 0, exp_avg_sq is about `smallest`², so that the ε of Adam counts.

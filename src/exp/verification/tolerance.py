@@ -17,6 +17,7 @@ from math import sqrt
 
 import numpy as np
 
+from exp.seeds import Generator
 from exp.verification.reference import Tensor
 
 FACTOR = 3.0
@@ -66,7 +67,7 @@ class Arithmetic:
 class Uniform:
     """Relative errors δξ with independent ξ, uniform in (−1, 1): `reference.Noise`."""
 
-    def __init__(self, generator: np.random.Generator, arithmetic: Arithmetic):
+    def __init__(self, generator: Generator, arithmetic: Arithmetic):
         self._generator, self._arithmetic = generator, arithmetic
 
     def operand(self, value: Tensor, terms: int) -> Tensor:
