@@ -35,7 +35,7 @@ class Train(RunTask):
         return alone(self, experiment, Report())
 
     def record(self, experiment: Experiment, data: Data, report: Report, **status: Any) -> RunFolder:
-        return recorded(experiment, report, partial(_train, experiment, data, report), **status)
+        return recorded(experiment, report, partial(_train, experiment, data, report), **status, task="train")
 
     def table(self, statuses: list[dict[str, Any]], first: Sequence[str]) -> Table:
         valid = valid_columns(statuses)

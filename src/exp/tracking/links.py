@@ -47,7 +47,8 @@ def follow_up(experiment: Experiment, folders: list[RunFolder], view: dict[str, 
     if view:
         link = sweep_link(_server(address["uri"]), first["experiment"], view["sweep"], answers[view["sweep"]].get("key"))
     else:
-        link = run_link(_server(address["uri"]), first["experiment"], first["run"])
+        curves = [name for name in ("train/loss", "reference/loss") if name in folders[0].curve()] or ["train/loss"]
+        link = run_link(_server(address["uri"]), first["experiment"], first["run"], curves)
     return [*lines, f"see the curve{'s' if view else ''}: {_command(address['uri'])}{link}"]
 
 

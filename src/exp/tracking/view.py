@@ -77,13 +77,13 @@ def sweep_link(address: str, experiment: str, sweep: str, key: str | None) -> st
     return f"{address}/#/experiments/{experiment}/runs?{chosen}&compareRunsMode=CHART&workflowType=machine_learning"
 
 
-def run_link(address: str, experiment: str, run: str) -> str:
-    """The page with the loss curve of one run, in log scale."""
+def run_link(address: str, experiment: str, run: str, curves: list[str]) -> str:
+    """The page with the loss curves of one run, in log scale."""
 
     def encoded(value: object) -> str:
         return quote(json.dumps(value, separators=(",", ":")), safe="")
 
-    names = {"runs": [run], "metric": "train/loss", "experiments": [experiment], "plot_metric_keys": ["train/loss"]}
+    names = {"runs": [run], "metric": curves[0], "experiments": [experiment], "plot_metric_keys": curves}
     query = "&".join(f"{key}={encoded(value)}" for key, value in names.items())
     return f"{address}/#/metric?{query}&x_axis=step&y_axis_scale=log&workflowType=machine_learning"
 
