@@ -54,6 +54,7 @@ def conditions(experiment: Experiment, device: str) -> AbstractContextManager[di
 def judged(experiment: Experiment, data: Data, device: str, *, training: bool = True) -> Verdict:
     """The verdict on the experiment's method in its place; `training` also along the configured training.
 
+    The caller has set the `conditions`.
     A method that raises is undecided: what it computes has not been seen.
     """
     started = time.perf_counter()
@@ -100,7 +101,8 @@ def remembered(experiment: Experiment, data: Data, device: str, verdicts: Any) -
     key = identity(experiment, data, device)
     if (known := verdicts.read(key)) is not None:
         return Verdict.from_json(known)
-    found = judged(experiment, data, device, training=False)
+    with conditions(experiment, device):
+        found = judged(experiment, data, device, training=False)
     if found.verdict in ("equivalent", "different"):
         verdicts.write(key, found.as_json())
     return found
