@@ -153,6 +153,9 @@ def test_what_torch_has_not_is_unknown() -> None:
     with pytest.raises(Unknown, match="the reference has no Hinge; it has SquaredError, MeanSquaredError, CrossEntropy"):
         Reference("relu", Hinge())
 
+    with pytest.raises(Unknown, match="the reference has no activation swish; it has relu, tanh, gelu, identity"):
+        Reference("swish", SquaredError())
+
     class Muon(SGD):
         torch_name = "Muon"
 
