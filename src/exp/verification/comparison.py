@@ -57,15 +57,17 @@ def compare(found: np.ndarray, right: Tensor, allowed: Tensor) -> Comparison:
     norm, size = float(np.linalg.norm(allowed.numpy())), float(np.linalg.norm(expected))
     resolution = FACTOR * norm / size if size > 0 else inf
     if found.shape != expected.shape:
-        return Comparison(inf, (), float("nan"), float("nan"), resolution)
+        return Comparison(inf, (), nan, nan, resolution)
+    if not found.size:
+        return Comparison(0.0, (), nan, nan, resolution)
     with np.errstate(all="ignore"):
         distance = np.abs(found - expected)
         ratio = np.where(distance == 0, 0.0, distance / allowed.numpy())
         ratio[np.isnan(ratio)] = inf
-        worst = np.unravel_index(int(ratio.argmax()), ratio.shape) if ratio.size else ()
+        worst = np.unravel_index(int(ratio.argmax()), ratio.shape)
         whole = float(np.linalg.norm(distance)) / norm if norm > 0 else 0.0
     index = tuple(int(place) for place in worst)
-    score = max(float(ratio.max()) if ratio.size else 0.0, whole if np.isfinite(whole) else inf)
+    score = max(float(ratio.max()), whole if np.isfinite(whole) else inf)
     return Comparison(score, index, float(found[index]), float(expected[index]), resolution)
 
 

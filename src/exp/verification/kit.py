@@ -217,7 +217,7 @@ def never_waits(case: Case, start: Start, conditions: tuple[Any, ...]) -> str:
     method = subject.start(start.state, start.optimizer)
     x, y = subject.put(start.x), subject.put(start.y)
     method.step(x, y)  # what is only done once does not count
-    with reads() as found:
+    with reads(subject.place.device) as found:
         for _ in range(2):
             method.step(x, y)
     if found:

@@ -13,9 +13,11 @@ import numpy as np
 Tensor = Any
 """A `torch.Tensor`; torch is imported where it is used."""
 
+ACTIVATIONS = ("relu", "tanh", "gelu", "identity")
+
 
 class Unknown(ValueError):
-    """The reference has no twin of a loss or an optimizer."""
+    """The reference has no twin of a loss, an activation or an optimizer."""
 
 
 class Noise(Protocol):
@@ -53,6 +55,8 @@ class Reference:
 
     def __post_init__(self) -> None:
         self.loss_function()
+        if self.activation not in ACTIVATIONS:
+            raise Unknown(f"the reference has no activation {self.activation}; it has {', '.join(ACTIVATIONS)}")
 
     def evaluate(self, params: Mapping[str, Tensor], x: Tensor, y: Tensor, noise: Noise | None = None) -> Evaluation:
         """Forward, loss and backward at `params` on x, (N, inputs), and y, (N, outputs), in the type of the tensors."""

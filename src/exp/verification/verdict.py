@@ -93,8 +93,18 @@ class Verdict:
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "Verdict":
-        """The inverse of `as_json`, but for infinities."""
-        parts: dict[str, Any] = stored | {"first": Finding(**stored["first"]) if stored["first"] else None}
+        """The inverse of `as_json`."""
+
+        def number(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: number(inner) for key, inner in value.items()}
+            if isinstance(value, list):
+                return [number(inner) for inner in value]
+            return float(value) if value in ("inf", "-inf", "nan") else value
+
+        parts = {**stored, **{key: number(stored[key]) for key in ("first", "resolution", "largest", "curve")}}
+        if first := parts["first"]:
+            parts["first"] = Finding(**{**first, "index": tuple(first["index"])})
         return cls(**parts)
 
 

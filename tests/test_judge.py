@@ -1,0 +1,368 @@
+"""The judge: what is within the tolerance, what comes first, and that a verdict is the right one."""
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+from math import inf, isnan, nan
+from typing import Any
+
+import cases
+import numpy as np
+import pytest
+import torch
+from cases import METHODS, OPTIMIZERS, case, judged
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exp.activations import ACTIVATIONS
+from exp.composition import compose
+from exp.configuration import instantiate
+from exp.judgement import judged as judged_experiment
+from exp.losses import SquaredError
+from exp.verification.comparison import (
+    BEATS,
+    Comparison,
+    Judged,
+    compare,
+    exactly,
+    first_difference,
+    same_bits,
+    same_states,
+)
+from exp.verification.envelope import Envelope, near_kink
+from exp.verification.probes import probes
+from exp.verification.single_step import judge_step
+from exp.verification.tolerance import FACTOR, Arithmetic, Uniform
+from exp.verification.verdict import Finding, Verdict, concluded
+
+# One tensor
+
+tensors = st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(0, 2**32))
+
+
+def tensor(rows: int, columns: int, seed: int) -> tuple[np.random.Generator, np.ndarray, np.ndarray]:
+    """A right tensor and what is allowed of it, over three powers of ten."""
+    random = np.random.default_rng(seed)
+    right = random.standard_normal((rows, columns))
+    return random, right, 1e-6 * 10 ** random.uniform(-1.5, 1.5, right.shape)
+
+
+def different(found: np.ndarray, right: np.ndarray, allowed: np.ndarray) -> bool:
+    comparison = compare(found, torch.from_numpy(right), torch.from_numpy(allowed))
+    return Judged("", None, "loss", "loss", comparison).wrong
+
+
+@settings(deadline=None)
+@given(tensors)
+def test_an_error_of_the_size_of_the_envelope_is_none(sizes: tuple[int, int, int]) -> None:
+    random, right, allowed = tensor(*sizes)
+    signs = random.choice([-1.0, 1.0], right.shape)
+    assert not different(right, right, allowed)
+    assert not different(right + signs * allowed, right, allowed)
+    assert not different(right + 0.99 * FACTOR * signs * allowed, right, allowed)
+
+
+@settings(deadline=None)
+@given(tensors)
+def test_an_error_beyond_the_resolution_is_seen(sizes: tuple[int, int, int]) -> None:
+    """Of the whole tensor, and of one element beyond what is allowed of it."""
+    random, right, allowed = tensor(*sizes)
+    resolution = compare(right, torch.from_numpy(right), torch.from_numpy(allowed)).resolution
+    assert resolution == pytest.approx(FACTOR * np.linalg.norm(allowed) / np.linalg.norm(right))
+    for size in (1.001, 3.0):
+        assert different(right * (1 + size * resolution), right, allowed)
+    one, index = right.copy(), tuple(random.integers(right.shape))
+    one[index] += 1.001 * FACTOR * allowed[index]
+    comparison = compare(one, torch.from_numpy(right), torch.from_numpy(allowed))
+    assert comparison.ratio > 1
+    assert comparison.index == index
+    assert (comparison.found, comparison.expected) == (one[index], right[index])
+
+
+@pytest.mark.parametrize("value", [nan, inf, -inf])
+def test_what_is_not_finite_is_infinitely_far(value: float) -> None:
+    right, found = torch.ones(2, 3, dtype=torch.float64), np.ones((2, 3))
+    found[1, 2] = value
+    comparison = compare(found, right, 1e-6 * right)
+    assert comparison.score == comparison.ratio == inf
+    assert comparison.index == (1, 2)
+    assert comparison.expected == 1
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (6,), (2, 3, 1), (1, 3), ()])
+def test_another_shape_is_infinitely_far(shape: tuple[int, ...]) -> None:
+    right = torch.ones(2, 3, dtype=torch.float64)
+    comparison = compare(np.ones(shape), right, 1e-6 * right)
+    assert comparison.score == inf
+    assert isnan(comparison.found)
+
+
+def test_an_empty_tensor_is_right() -> None:
+    empty = torch.ones(0, 3, dtype=torch.float64)
+    assert compare(np.ones((0, 3)), empty, empty).score == 0
+    assert compare(np.ones((0, 2)), empty, empty).score == inf
+
+
+def test_of_what_is_zero_nothing_relative_is_known() -> None:
+    zero = torch.zeros(2, dtype=torch.float64)
+    assert compare(np.zeros(2), zero, zero + 1e-9) == Comparison(0.0, (0,), 0.0, 0.0, inf)
+    assert not different(np.full(2, 1e-9), np.zeros(2), np.full(2, 1e-9))
+    assert different(np.array([0.0, 4e-9]), np.zeros(2), np.full(2, 1e-9))
+    assert compare(np.array([0.0, 1e-300]), zero, zero).score == inf  # nothing is allowed
+
+
+def test_what_has_no_tolerance_is_compared_exactly() -> None:
+    assert exactly(3, 3).score == 0
+    assert exactly(3, 4).score == inf
+    assert same_bits(np.array([nan, 0.0]), np.array([nan, 0.0]))
+    assert not same_bits(np.array(0.0), np.array(-0.0))
+    assert not same_bits(np.zeros(2), np.zeros((2, 1)))
+    assert not same_bits(np.zeros(2), np.zeros(2, dtype=np.float32))
+    found = first_difference(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[1.0, 2.0], [3.5, 4.5]]))
+    assert (found.index, found.found, found.expected) == ((1, 0), 3.5, 3.0)
+    assert isnan(first_difference(np.zeros(2), None).found)
+    assert first_difference(np.array([0.0]), np.array([-0.0])).score == inf
+
+
+def test_states_are_the_same_in_every_bit() -> None:
+    state = cases.OPTIMIZERS["adam"]
+    assert same_states(*(_state(state, 0.0) for _ in range(2)))
+    assert not same_states(_state(state, 0.0), _state(state, -0.0))
+
+
+def _state(optimizer: Any, value: float) -> Any:
+    params = {"layer1.weight": np.ones((2, 2))}
+    return cases.State(params, {slot: {"layer1.weight": np.full((2, 2), value)} for slot in optimizer.slot_names}, np.array(1))
+
+
+# The envelope
+
+
+def test_the_envelope_takes_in_every_way_of_computing() -> None:
+    right = {"a": torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)}
+    found = Envelope(right, smallest=1e-9)
+    found.widen({"a": right["a"] + torch.tensor([0.0, 3e-3, 0.0])})
+    found.widen({"a": right["a"] - torch.tensor([4e-3, 1e-3, 0.0])})
+    assert found.allowed("a", floor=False).tolist() == pytest.approx([4e-3, 3e-3, 1e-9], rel=1e-6)
+    assert found.allowed("a").tolist() == pytest.approx([4e-3, 3e-3, np.sqrt(25e-6 / 3)], rel=1e-6)
+    assert found.finite
+    assert not replace(found, largest=2.5).finite
+
+
+def test_a_row_is_near_a_kink_if_rounding_may_turn_its_sign() -> None:
+    """But for a pre-activation that is 0 in every order of summation."""
+    z = torch.tensor([[1.0, 1.0], [3.9e-3, 1.0], [-1.0, -3.9e-3], [4.1e-3, -4.1e-3], [0.0, 1.0]], dtype=torch.float64)
+    spread = torch.full((5, 2), 1e-3, dtype=torch.float64)
+    spread[4, 0] = 0.0
+    found = Envelope({"pre/layer1": z}, {"pre/layer1": spread}, rows=5)
+    assert near_kink(found, 2).tolist() == [False, True, True, False, False]
+    assert FACTOR + 1 == 4
+    assert near_kink(found, 1).tolist() == [False] * 5  # the output has no kink
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "roundoff"),
+    [("fp64", "float64", 2.0**-53), ("fp32", "float32", 2.0**-24), ("bf16", "float32", 2.0**-8), ("tf32", "float32", 2.0**-11)],
+)
+def test_noise_has_the_size_of_the_roundings(precision: str, dtype: str, roundoff: float) -> None:
+    arithmetic = Arithmetic(precision, dtype)
+    noise, ones = Uniform(np.random.default_rng(0), arithmetic), torch.ones(100, 100, dtype=torch.float64)
+    found = noise.operand(ones, 400) - 1
+    delta = arithmetic.product(400)
+    assert float(found.abs().max()) == pytest.approx(delta, rel=1e-2)
+    assert abs(float(found.mean())) < delta / 30
+    assert delta == pytest.approx(2 * roundoff if arithmetic.coarse else 20 * roundoff, rel=1e-2)
+    assert arithmetic.coarse == (precision in ("bf16", "tf32"))
+    assert arithmetic.storage == (2.0**-53 if dtype == "float64" else 2.0**-24)
+
+
+# What comes first
+
+
+def entry(beat: str, step: int | None = None, *, score: float = inf, decides: bool = True) -> Judged:
+    return Judged("probe", step, beat, "tensor", Comparison(score, (), 1.0, 2.0, 1e-6), decides)
+
+
+def test_what_is_wrong_first_in_a_step_comes_first() -> None:
+    assert BEATS == ("state", "inputs", "forward", "loss", "backward", "update", "batches")
+    in_order = [entry(beat, step) for step in (None, 0, 1, 12) for beat in BEATS]
+    assert all(one.order < other.order for one, other in pairwise(in_order))
+    assert sorted([*in_order[7:], *in_order[:7]], key=lambda each: each.order) == in_order
+
+
+def test_only_what_decides_and_is_beyond_the_tolerance_is_wrong() -> None:
+    assert entry("loss", score=FACTOR * 1.001).wrong
+    assert not entry("loss", score=FACTOR).wrong
+    assert not entry("loss", decides=False).wrong
+
+
+# A verdict as a file
+
+
+def stored(verdict: Verdict) -> Verdict:
+    return Verdict.from_json(json.loads(json.dumps(verdict.as_json(), allow_nan=False)))
+
+
+def test_a_verdict_comes_back_from_its_file() -> None:
+    finding = Finding("backward", "layer2.weight", 2, "signed 1", None, (1, 2), 0.5, 1.0, 123.4)
+    numbers = {"backward/layer2.weight": 1e-6}
+    kit = {"items": {"determinism": {"kept": True, "seen": "the same"}}, "smallest_example": None, "report": "kept"}
+    full = Verdict("different", "", "", finding, numbers, {"loss/loss": 0.3}, ["a remark"], 17, {"steps": 3}, kit, 1.5, "")
+    for verdict in (full, Verdict("equivalent", resolution=numbers), Verdict("undecided", "why", "what")):
+        assert stored(verdict) == verdict
+        assert stored(verdict).line == verdict.line
+        assert stored(verdict).exit_code == {"different": 2, "equivalent": 0, "undecided": 4}[verdict.verdict]
+
+
+def test_a_verdict_with_infinite_numbers_comes_back_from_its_file() -> None:
+    """Another shape or a NaN is infinitely far, and no number of JSON."""
+    finding = Finding("contract", "determinism", None, "twice", 3, (), nan, -inf, inf)
+    verdict = Verdict("different", first=finding, resolution={"loss/loss": inf}, largest={"loss/loss": inf})
+    found = stored(verdict)
+    assert found.first is not None
+    assert isnan(found.first.found)
+    assert (found.first.expected, found.first.ratio) == (-inf, inf)
+    assert found.resolution == found.largest == {"loss/loss": inf}
+    assert found.line == verdict.line
+    assert "nan where -inf is right" in found.line
+
+
+# Every shipped method
+
+
+EACH = [(method, precision) for method in METHODS for precision in ("fp32", "fp64", "bf16")]
+SUPPORTED = [pair for pair in EACH if cases.supported(METHODS[pair[0]], pair[1])]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(("method", "precision"), SUPPORTED)
+def test_every_shipped_method_is_equivalent(method: str, precision: str, optimizer: str) -> None:
+    """With every optimizer; losses, activations, biases and batches take turns: a method meets each of them."""
+    turn = [*OPTIMIZERS].index(optimizer) + [*METHODS].index(method) + SUPPORTED.index((method, precision))
+    loss, activation = [*cases.LOSSES][turn % len(cases.LOSSES)], [*ACTIVATIONS][turn % len(ACTIVATIONS)]
+    batch_size = cases.BATCH if turn % 2 else None
+    asked = case(
+        METHODS[method],
+        precision,
+        loss=loss,
+        optimizer=optimizer,
+        activation=activation,
+        bias=turn % 5 > 0,
+        batch_size=batch_size,
+        widths=(6, 5, 4, 3) if turn % 3 else (5, 7, 3),
+    )
+    found, judge = judged(asked)
+    assert found.verdict == "equivalent", found.line
+    assert max(found.resolution.values()) < {"fp32": 1e-4, "fp64": 1e-12, "bf16": 0.3}[precision]
+    assert max(found.largest.values()) < 1
+    assert {each.beat for each in judge.judged} >= {"forward", "loss", "backward", "update"}
+    assert found.comparisons == len(judge.judged) > 50
+
+
+def test_methods_of_conf_are_all_judged() -> None:
+    assert {method for method, _ in SUPPORTED} == {*METHODS}
+    assert {precision for _, precision in SUPPORTED} == {"fp32", "fp64", "bf16"}
+
+
+def scaled(name: str, factor: float) -> cases.Altered:
+    return cases.Altered(altered=lambda grads: {key: grad * factor if key == name else grad for key, grad in grads.items()})
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize(
+    ("method", "beat", "wrong"),
+    [
+        (scaled("layer2.weight", 1 + 3e-5), "backward", "layer2.weight"),
+        (scaled("layer1.bias", 1.1), "backward", "layer1.bias"),
+        (cases.HalfLoss(), "loss", "loss"),
+        (cases.DoubleRate(), "update", "layer3.weight"),
+        (cases.ForgottenCount(), "update", "count"),
+        (cases.OtherActivation(), "forward", "layer1.output"),
+    ],
+    ids=lambda value: getattr(type(value), "__name__", "") if not isinstance(value, str) else value,
+)
+def test_a_fault_is_named_by_its_beat_and_tensor(method: Any, beat: str, wrong: str, optimizer: str) -> None:
+    found, _ = judged(case(method, optimizer=optimizer))
+    assert found.verdict == "different"
+    assert found.first is not None
+    assert found.first.beat == beat, found.line
+    if beat != "update":
+        assert found.first.tensor == wrong
+    assert found.exit_code == 2
+
+
+# Undecided
+
+
+def test_numbers_that_overflow_are_not_decided() -> None:
+    asked = case(METHODS["numpy"])
+    judge = asked.judge(np.random.default_rng(0))
+    probe = next(probes(asked.shape, judge.generator, overflowing=2.0))
+    huge = replace(probe, params={name: 1e19 * value for name, value in probe.params.items()})
+    with np.errstate(all="ignore"):
+        judge_step(judge, huge)
+    found = concluded(asked, judge)
+    assert judge.remarks == ["signed 1: could not be decided (numbers overflow)"]
+    assert (found.verdict, found.exit_code) == ("undecided", 4)
+    assert "backward/layer2.weight" in found.reason
+    assert "precision=fp64" in found.would_decide
+    assert "could not be judged at any probe; would decide it:" in found.line
+
+
+def test_what_is_known_to_a_third_only_is_not_decided() -> None:
+    asked = case(METHODS["numpy"])
+    found, judge = judged(asked)
+    assert found.bluntest == max(found.resolution.items(), key=lambda item: item[1])
+    for number, each in enumerate(judge.judged):
+        if each.tensor == "layer2.weight" and each.beat == "backward":
+            judge.judged[number] = replace(each, comparison=replace(each.comparison, resolution=0.31))
+    found = concluded(asked, judge)
+    assert found.line.startswith("undecided: backward/layer2.weight is known to 31% only; would decide it: precision=fp64")
+
+
+def experiment(*words: str) -> Any:
+    words = ("problem=diabetes", "loss=mean_squared_error", "network.hidden=[5]", "training.steps=3", *words)
+    return instantiate(*compose(list(words)))[0]
+
+
+def test_a_method_that_raises_is_not_decided() -> None:
+    asked = experiment("method=tensor")
+    asked.method = cases.Raising()
+    found = judged_experiment(asked, asked.check(), "cpu")
+    assert (found.verdict, found.first) == ("undecided", None)
+    assert "the method raised ZeroDivisionError: nothing to divide by (cases.py line" in found.reason
+    assert "ZeroDivisionError" in found.traceback
+
+
+class RaisingLater(cases.HalfLoss):
+    """Wrong first, then it does not run."""
+
+    steps_done = 0
+
+    def transition(self, state: Any, x: Any, y: Any) -> Any:
+        if len(x) == 1:
+            raise ZeroDivisionError
+        return super().transition(state, x, y)
+
+
+def test_a_method_that_was_wrong_before_it_raised_is_different() -> None:
+    asked = experiment("method=numpy")
+    asked.method = RaisingLater()
+    found = judged_experiment(asked, asked.check(), "cpu")
+    assert found.verdict == "different"
+    assert found.first is not None
+    assert found.first.beat == "loss"
+    assert "ZeroDivisionError" in found.traceback
+
+
+class Hinge(SquaredError):
+    torch_name = "nothing_of_torch"
+
+
+def test_a_loss_that_torch_has_not_is_not_decided() -> None:
+    asked = experiment("method=numpy")
+    asked.loss = Hinge()
+    found = judged_experiment(asked, asked.check(), "cpu")
+    assert found.verdict == "undecided"
+    assert "the reference has no Hinge" in found.reason
+    assert "a loss or an optimizer that torch has too" in found.line
