@@ -365,4 +365,4 @@ def test_a_loss_that_torch_has_not_is_not_decided() -> None:
     found = judged_experiment(asked, asked.check(), "cpu")
     assert found.verdict == "undecided"
     assert "the reference has no Hinge" in found.reason
-    assert "a loss or an optimizer that torch has too" in found.line
+    assert "a loss, an activation or an optimizer that torch has too" in found.line

@@ -62,7 +62,7 @@ def judged(experiment: Experiment, data: Data, device: str, *, training: bool = 
     try:
         judge = asked.judge(generator(asked.seed, "verification"))
     except Unknown as error:
-        return undecided(str(error), "a loss or an optimizer that torch has too")
+        return undecided(str(error), "a loss, an activation or an optimizer that torch has too")
     curve: dict[str, Any] = {}
     try:
         judge_method(asked, judge)

@@ -98,9 +98,12 @@ def verdict_status(verdict: Verdict, experiment: Experiment) -> dict[str, Any]:
 
 
 def _implementation(experiment: Experiment) -> str:
-    """The class that holds the step: methods that share it are one implementation."""
-    kinds = type(experiment.method).__mro__
-    found = next(kind for kind in kinds if {"transition", "step"} & vars(kind).keys())
+    """The class that says how to compute: methods that share it are one implementation."""
+
+    def computes(kind: type) -> bool:
+        return any(callable(value) for name, value in vars(kind).items() if not name.startswith("__") and name != "unsupported")
+
+    found = next(kind for kind in type(experiment.method).__mro__ if computes(kind))
     return f"{found.__module__}.{found.__qualname__}"
 
 

@@ -65,10 +65,8 @@ def compare(found: np.ndarray, right: Tensor, allowed: Tensor) -> Comparison:
         ratio = np.where(distance == 0, 0.0, distance / allowed.numpy())
         ratio[np.isnan(ratio)] = inf
         worst = np.unravel_index(int(ratio.argmax()), ratio.shape)
-        whole = float(np.linalg.norm(distance)) / norm if norm > 0 else 0.0
     index = tuple(int(place) for place in worst)
-    score = max(float(ratio.max()), whole if np.isfinite(whole) else inf)
-    return Comparison(score, index, float(found[index]), float(expected[index]), resolution)
+    return Comparison(float(ratio.max()), index, float(found[index]), float(expected[index]), resolution)
 
 
 def exactly(found: float, expected: float) -> Comparison:

@@ -4,7 +4,7 @@ The reference step is evaluated DRAWS times with every operand and result multip
 by plain implementations of the same precision in two orders of summation. E is the largest distance from the exact step,
 element by element, at least its own root mean square. A tensor a is different from the right one r if
 
-    max(‖a − r‖ / ‖E‖, max |a − r| / E) > FACTOR,
+    max |a − r| / E > FACTOR,
 
 and 3‖E‖ / ‖r‖ is its resolution: the relative fault that would have been seen. δ = u · max(8, √n) for a sum of n terms, u
 the unit roundoff (Higham 2002, section 2.2; √n because roundings are independent, ibid. section 2.8); where the operands
