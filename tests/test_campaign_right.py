@@ -44,7 +44,7 @@ def test_no_false_alarm_along_the_training_of_the_tutorial() -> None:
 
 @pytest.mark.parametrize("precision", BOUNDS)
 def test_resolution_at_the_size_of_the_tutorial(precision: str, one_thread: None) -> None:
-    found = resolutions(network(2, full=True), precision)
+    found = resolutions(network(0, full=True), precision)
     assert {key: size for key, size in found.items() if size > BOUNDS[precision]} == {}
 
 
@@ -59,7 +59,7 @@ def test_a_fault_of_thrice_the_resolution_is_caught(precision: str, one_thread: 
 def test_a_fault_of_a_thirtieth_of_the_resolution_is_not_called_different(
     precision: str, direction: str, one_thread: None
 ) -> None:
-    configuration = network(1, full=False)
+    configuration = network(0, full=False)
     stated = resolutions(configuration, precision)
     chosen = [plant for plant in plants(stated, 1 / 30, seed=2) if plant.direction == direction]
     assert [plant for plant in chosen if detected(configuration, precision, plant)] == []
