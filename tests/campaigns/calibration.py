@@ -7,7 +7,7 @@ networks for each precision in place of NETWORKS.
 A trial is the whole judgement of a method, probes and chain, up to the first tensor that is different. Its fault is in what
 can be seen of one tensor: the output that is predicted, the loss that is returned, the gradient that the update is made of,
 a parameter or a slot as it is after the update; nothing else is computed from it. Its size is relative to the tensor's norm.
-TF32 and bfloat16 are emulated on the CPU: operands are rounded, sums are float32 (`right.tf32`, `right.bf16`).
+TF32 and bfloat16 are emulated on the CPU: operands are rounded, in bfloat16 results too, and sums are float32 (in `right`).
 """
 
 import sys
@@ -303,7 +303,7 @@ def main(networks: int = NETWORKS) -> None:
             with suppress(KeyboardInterrupt):
                 trials(precision, networks, rates)
             print(f"{precision}: {time.process_time():.0f} s", file=sys.stderr, flush=True)
-    print(*table(rates), sep="\n")
+    print("", (__doc__ or "").strip().split("\n\n")[-1], *table(rates), sep="\n")
     print(f"\n{sum(count for _, count in rates.counts.values())} trials in {time.process_time():.0f} s of processor time")
     draw(rates)
 
