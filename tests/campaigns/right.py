@@ -156,19 +156,18 @@ class Configuration:
         return concluded(case, judge)
 
 
-def tutorial(seed: int, **changes: Any) -> Configuration:
-    """The tutorial's own: 64 × 1000 → 100 → 10, standard normal, ReLU, no biases."""
+def tutorial(seed: int, *, inputs: int = 1000, hidden: int = 100, outputs: int = 10) -> Configuration:
+    """The tutorial's own: 64 × 1000 → 100 → 10, standard normal, ReLU, no biases; or its shape in other widths."""
     random = np.random.default_rng(seed)
     return _configuration(
-        Network(seed=seed),
+        Network(hidden=[hidden], seed=seed),
         SquaredError(),
         SGD(lr=1e-6),
         Training(steps=500),
         random,
         rows=64,
-        inputs=1000,
-        outputs=10,
-        **changes,
+        inputs=inputs,
+        outputs=outputs,
     )
 
 
