@@ -1,10 +1,13 @@
 """A campaign: faults are planted, judged as `task=verify` judges, and counted."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
+from typing import Any
 
 from campaigns.faults import Fault
 
@@ -55,14 +58,19 @@ class Outcome:
         return f"{first.beat}, {first.tensor}" if first else self.verdict.reason
 
 
-def outcome(fault: Fault, precision: str) -> Outcome:
-    """The verdict on one fault, by the path of `task=verify`."""
-    experiment, _ = instantiate(*compose([*FIXED, *fault.overrides, f"precision={precision}"]))
+def outcome(fault: Fault, precision: str, *more: str) -> Outcome:
+    """The verdict on one fault, by the path of `task=verify`; `more` are further words of its command line."""
+    experiment, _ = instantiate(*deepcopy(_composed((*FIXED, *fault.overrides, f"precision={precision}", *more))))
     data = experiment.check()
     with fault.plant() as method:
         experiment.method = on_torch(method) if precision == "bf16" else method
         with conditions(experiment, "cpu"):
             return Outcome(fault, precision, judged(experiment, data, "cpu"))
+
+
+@cache
+def _composed(words: tuple[str, ...]) -> Any:
+    return compose(list(words))
 
 
 def on_torch(method: Method) -> Method:
@@ -71,11 +79,6 @@ def on_torch(method: Method) -> Method:
         return method
     kind = type(f"{type(method).__name__}OnTorch", (type(method),), {"library": "torch"})
     return kind()
-
-
-def outcomes(faults: Iterable[Fault], precisions: Callable[[Fault], Sequence[str]]) -> Iterable[Outcome]:
-    """Every fault in each of its precisions, one after the other."""
-    return (outcome(fault, precision) for fault in faults for precision in precisions(fault))
 
 
 def conditions_line() -> str:
@@ -97,7 +100,7 @@ def table(found: Iterable[Outcome], *, sources: bool = False) -> list[Outcome]:
     return kept
 
 
-def totals(found: Sequence[Outcome], bars: dict[str, float]) -> bool:
+def totals(found: Sequence[Outcome], bars: Mapping[str, float]) -> bool:
     """Print the totals; whether every bar, a share in percent, is met."""
     met = True
     for number, (name, bar) in enumerate(bars.items()):

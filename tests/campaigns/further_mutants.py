@@ -330,7 +330,14 @@ SOMETIMES = [
         targeted(CrossEntropy, lambda t: library(t).roll(t, 1, -1) if library(t) is np else t.roll(1, -1)),
         "class + 1",
     ),
-    mutant("targets of another row", "loss", "loss", MEAN, in_step(lambda self, x, y: (x, y[[*reversed(range(len(y)))]])), "reversed"),
+    mutant(
+        "targets of another row",
+        "loss",
+        "loss",
+        MEAN,
+        in_step(lambda self, x, y: (x, y[[*reversed(range(len(y)))]])),
+        "reversed",
+    ),
     planted(
         "derivative of GELU",
         "backward",

@@ -8,7 +8,7 @@ docs/campaigns/replays.txt.
 
 import sys
 
-from campaigns.campaign import conditions_line, outcomes, table, timed, totals
+from campaigns.campaign import conditions_line, outcome, table, timed, totals
 from campaigns.replays import REPLAYS
 
 BARS = {"caught": 100.0, "right beat": 100.0, "right tensor": 98.0}
@@ -16,7 +16,7 @@ BARS = {"caught": 100.0, "right beat": 100.0, "right tensor": 98.0}
 
 def run() -> bool:
     print(conditions_line(), "\n")
-    found = table(outcomes(REPLAYS, lambda fault: ["fp32"]), sources=True)
+    found = table((outcome(entry, "fp32") for entry in REPLAYS), sources=True)
     print()
     return totals(found, BARS)
 
