@@ -28,7 +28,7 @@ from campaigns.method_mutants import (
 
 from exp import losses, network
 from exp.activations import Activation, Gelu, Relu, Tanh
-from exp.arrays import Array, cast, library, per_run
+from exp.arrays import Array, cast, library, per_run, product
 from exp.losses import CrossEntropy, MeanSquaredError, SquaredError
 from exp.methods import Block, Method, autograd, base, manual
 from exp.methods.autograd import Autograd
@@ -59,7 +59,7 @@ def mutant(
     overrides: tuple[str, ...],
     changes: list[Change],
     magnitude: str = "",
-    precisions: tuple[str, ...] = FINE,
+    precisions: tuple[str, ...] = COARSE,
     kind: type[Method] = NumPy,
 ) -> Mutant:
     """An entry; `beats` and `tensors` are words separated by blanks."""
@@ -134,12 +134,13 @@ ACTIVATIONS = [
         RELU,
         activation(Relu, "backward", lambda signal, z, a: where(z <= 0, 0.01 * signal, signal)),
         "0.01",
+        FINE,
     ),
 ]
 
 SMOOTH_ACTIVATIONS = [
     *(
-        mutant("derivative of tanh", "backward", "layer2.weight", words, activation(Tanh, "backward", f), m, FINE, kind)
+        mutant("derivative of tanh", "backward", "layer2.weight", words, activation(Tanh, "backward", f), m, COARSE, kind)
         for m, f, words, kind in (
             ("1 - z²", lambda signal, z, a: signal * (1 - z * z), small(), NumPy),
             ("1 - a", lambda signal, z, a: signal * (1 - a), small(optimizer="momentum"), Tensor),
@@ -152,6 +153,7 @@ SMOOTH_ACTIVATIONS = [
         small(loss="squared_error"),
         activation(Tanh, "value", lambda z: half(library(z).tanh(z))),
         "float16",
+        FINE,
     ),
     mutant(
         "GELU by the error function",
@@ -160,7 +162,8 @@ SMOOTH_ACTIVATIONS = [
         GELU,
         activation(Gelu, "value", lambda z: 0.5 * z * (1 + torch.erf(z / sqrt(2)))),
         "torch",
-        kind=Tensor,
+        FINE,
+        Tensor,
     ),
     mutant(
         "constant of GELU",
@@ -169,9 +172,10 @@ SMOOTH_ACTIVATIONS = [
         GELU,
         activation(Gelu, "_inner", lambda z: sqrt(2 / pi) * (z + 0.04715 * (z * z * z))),
         "0.04715",
+        FINE,
     ),
     *(
-        mutant("derivative of GELU", "backward", "layer2.weight", GELU, gelu_backward(slope), magnitude, FINE, kind)
+        mutant("derivative of GELU", "backward", "layer2.weight", GELU, gelu_backward(slope), magnitude, COARSE, kind)
         for magnitude, slope, kind in (
             ("second term missing", lambda z, t, u: 0.5 * (1 + t), NumPy),
             ("u' missing", lambda z, t, u: 0.5 * (1 + t) + 0.5 * z * (1 - t * t), Tensor),
@@ -186,7 +190,7 @@ SMOOTH_ACTIVATIONS = [
 def forward(
     *,
     operand: Callable[[int, Array], Array] = lambda layer, a: a,
-    product: Callable[[int, Array, Array], Array] = lambda layer, a, weight: a @ weight,
+    multiplied: Callable[[int, Array, Array], Array] = lambda layer, a, weight: product(a, weight),
     bias: Callable[[int, dict[str, Array]], Array | None] = lambda layer, params: params.get(f"layer{layer}.bias"),
     active: Callable[[int, int], bool] = lambda layer, layers: layer < layers,
     output: Callable[[int, Array], Array] = lambda layer, a: a,
@@ -197,7 +201,7 @@ def forward(
         pre, outputs = [], [x]
         layers = depth(params)
         for layer in range(1, layers + 1):
-            z = product(layer, operand(layer, outputs[-1]), params[f"layer{layer}.weight"])
+            z = multiplied(layer, operand(layer, outputs[-1]), params[f"layer{layer}.weight"])
             if (added := bias(layer, params)) is not None:
                 z = z + added[..., None, :]
             pre.append(z)
@@ -226,7 +230,7 @@ FORWARD = [
         small(hidden=EQUAL),
         forward(bias=lambda layer, params: params[f"layer{2 if layer == 3 else layer}.bias"]),
         "",
-        FINE,
+        COARSE,
         Tensor,
     ),
     mutant(
@@ -234,15 +238,16 @@ FORWARD = [
         "forward",
         "layer2.output",
         GELU,
-        forward(product=lambda layer, a, weight: half(a) @ half(weight) if layer == 2 else a @ weight),
+        forward(multiplied=lambda layer, a, weight: half(a) @ half(weight) if layer == 2 else a @ weight),
         "float16, layer 2",
+        FINE,
     ),
     mutant(
         "residual unasked",
         "forward",
         "layer2.output",
         small(hidden=SQUARE),
-        forward(product=lambda layer, a, weight: a @ weight + (a if layer == 2 else 0)),
+        forward(multiplied=lambda layer, a, weight: product(a, weight) + (a if layer == 2 else 0)),
         "",
         COARSE,
         Tensor,
@@ -325,7 +330,7 @@ LOSSES = [
         COARSE,
         Tensor,
     ),
-    mutant("factor of the loss", "loss", "loss", MEAN, scaled(MeanSquaredError, lambda p: 1.001, "value"), "1.001"),
+    mutant("factor of the loss", "loss", "loss", MEAN, scaled(MeanSquaredError, lambda p: 1.001, "value"), "1.001", FINE),
     mutant(
         "factor of the loss", "loss", "loss", TUTORIAL, scaled(SquaredError, lambda p: 0.5, *BOTH), "0.5, both", COARSE, Tensor
     ),
@@ -390,7 +395,7 @@ LOSSES = [
         DIGITS,
         scaled(CrossEntropy, fewer_rows, "gradient"),
         "cross entropy",
-        FINE,
+        COARSE,
         Tensor,
     ),
     mutant("divided by a fixed batch size", "loss", "loss", BATCHED, scaled(MeanSquaredError, fixed_rows, *BOTH), "both"),
@@ -401,7 +406,7 @@ LOSSES = [
         MEAN,
         targeted(MeanSquaredError, lambda t: 0 * t + t[..., :1]),
         "broadcast",
-        FINE,
+        COARSE,
         Autograd,
     ),
 ]
@@ -457,7 +462,7 @@ CROSS_ENTROPY = [
     mutant("softmax over the wrong axis", "loss", "loss", DIGITS, log_softmax(lambda z, xp: _stable(z, -2)), "rows"),
     mutant("label smoothing", "loss", "loss", DIGITS, targeted(CrossEntropy, smoothed(0.1)), "0.1"),
     mutant(
-        "logarithm to base 2", "loss", "loss", DIGITS, scaled(CrossEntropy, lambda p: 1 / log(2), "value"), "", FINE, Tensor
+        "logarithm to base 2", "loss", "loss", DIGITS, scaled(CrossEntropy, lambda p: 1 / log(2), "value"), "", COARSE, Tensor
     ),
     mutant("epsilon in the logarithm", "loss", "loss", DIGITS, [(CrossEntropy, "value", _value_with_epsilon)], "1e-3"),
     mutant(
@@ -478,7 +483,7 @@ CROSS_ENTROPY = [
 def backward(
     *,
     inputs: Callable[[int, list[Array], list[Array]], Array] = lambda layer, pre, outputs: outputs[layer - 1],
-    weight_gradient: Callable[[Array, Array], Array] = lambda a, signal: a.swapaxes(-1, -2) @ signal,
+    weight_gradient: Callable[[Array, Array], Array] = lambda a, signal: product(a.swapaxes(-1, -2), signal),
     bias_gradient: Callable[[int, Array], Array] = lambda layer, signal: signal.sum(axis=-2),
     through: Callable[[int, dict[str, Array]], Array] = lambda layer, params: params[f"layer{layer}.weight"].swapaxes(-1, -2),
     mask: Callable[[int], int | None] = lambda layer: layer - 2,
@@ -493,7 +498,7 @@ def backward(
             if f"layer{layer}.bias" in params:
                 grads[f"layer{layer}.bias"] = bias_gradient(layer, signal)
             if layer > 1:
-                signal = signal @ through(layer, params)
+                signal = product(signal, through(layer, params))
                 index = mask(layer)
                 signal = signal if index is None else activation.backward(signal, pre[index], outputs[index + 1])
                 signal = passed(layer, signal)
@@ -736,7 +741,7 @@ ADAPTIVE = [
         COARSE,
         Tensor,
     ),
-    mutant("count of the corrections", "update", "", ADAM, counted(1), "one more", FINE),
+    mutant("count of the corrections", "update", "", ADAM, counted(1), "one more", COARSE),
     mutant("count of the corrections", "update", "", ADAM, counted(-1), "one less", COARSE, Tensor),
     mutant(
         "betas swapped",
@@ -762,7 +767,7 @@ ADAPTIVE = [
         ADAM,
         adam(step=lambda m, v, g, c: c["corrected_lr"] * m / library(m).sqrt(v * c["corrected_root"] ** 2 + c["eps"])),
         "1e-8",
-        FINE,
+        COARSE,
         Tensor,
     ),
     mutant(
@@ -780,7 +785,7 @@ ADAPTIVE = [
         ADAM,
         adam(step=lambda m, v, g, c: c["corrected_lr"] * m / (library(m).sqrt(v) * c["corrected_root"] + 1e-20)),
         "1e-8",
-        FINE,
+        COARSE,
         Tensor,
     ),
     mutant(
@@ -815,7 +820,7 @@ ADAPTIVE = [
             )
         ),
         "",
-        FINE,
+        COARSE,
         Tensor,
     ),
     mutant(
@@ -825,7 +830,7 @@ ADAPTIVE = [
         small("optimizer.weight_decay=0.01", optimizer="adamw"),
         [(AdamW, "decay", lambda self, p, g, c: (p - c["weight_decay"] * p, g))],
         "adamw",
-        FINE,
+        COARSE,
         Tensor,
     ),
 ]
@@ -893,8 +898,8 @@ LOOP = small(*EPOCHS)
 
 LOOPS = [
     mutant("ragged batch dropped", "batches", "", LOOP, recut(lambda parts: parts[:-1]), "every epoch", COARSE),
-    mutant("ragged batch padded", "batches", "", LOOP, recut(_padded), "with the first rows", FINE, Autograd),
-    mutant("one order for all epochs", "batches", "", LOOP, reordered(lambda t, n, epoch: _order(t, n, 0)), "", FINE, Tensor),
+    mutant("ragged batch padded", "batches", "", LOOP, recut(_padded), "with the first rows", COARSE, Autograd),
+    mutant("one order for all epochs", "batches", "", LOOP, reordered(lambda t, n, epoch: _order(t, n, 0)), "", COARSE, Tensor),
     mutant("not shuffled", "batches", "", LOOP, reordered(lambda t, n, epoch: np.arange(n))),
     mutant(
         "drawn with replacement",
@@ -903,7 +908,7 @@ LOOPS = [
         LOOP,
         reordered(lambda t, n, epoch: generator(t.seed, "training", epoch).integers(n, size=n)),
         "",
-        FINE,
+        COARSE,
         Autograd,
     ),
     mutant(
@@ -913,7 +918,7 @@ LOOPS = [
         small(batch=5),
         reordered(lambda t, n, epoch: _order(t, n - 1, epoch)),
         "",
-        FINE,
+        COARSE,
         Tensor,
     ),
     mutant(
@@ -934,7 +939,7 @@ LOOPS = [
         LOOP,
         steps_in_all(lambda self, n: (self.steps or (self.epochs or 0) * ceil(n / (self.batch_size or n))) - 1),
         "one less",
-        FINE,
+        COARSE,
         Tensor,
     ),
 ]

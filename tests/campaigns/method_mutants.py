@@ -23,8 +23,8 @@ from exp.optimizers import Adam, AdamW
 from exp.state import State
 
 FINE = ("fp32", "fp64")
-COARSE = ("fp32", "fp64", "bf16", "tf32")
-"""The precisions of a gross fault: at least half of the tensor concerned."""
+COARSE = ("fp32", "fp64", "bf16")
+"""The precisions of a fault that moves the tensor concerned by more than the resolution of bfloat16, about 4 %."""
 
 SMALL = ("network=mlp", "network.hidden=[6,5]", "problem.inputs=7", "problem.outputs=3", "problem.samples=11")
 DIGITS = ("problem=digits", "loss=cross_entropy", "network=mlp", "network.hidden=[6,5]", "training.batch_size=16")
@@ -69,7 +69,7 @@ def mutant(
     overrides: tuple[str, ...],
     mutated: type[Method],
     magnitude: str = "",
-    precisions: tuple[str, ...] = FINE,
+    precisions: tuple[str, ...] = COARSE,
 ) -> Mutant:
     """An entry; `beats` and `tensors` are words separated by blanks."""
     return Mutant(
@@ -240,7 +240,7 @@ GRADIENTS = [
     ),
     mutant("constant factor", "backward", "layer2.weight", TUTORIAL, gradients(scaled(0.5)), "0.5, tutorial", COARSE),
     *(
-        mutant("factor of one gradient", "backward", name, words, gradient_of(name, lambda g, f=f: f * g, base), f"{f}")
+        mutant("factor of one gradient", "backward", name, words, gradient_of(name, lambda g, f=f: f * g, base), f"{f}", FINE)
         for name, f, base, words in (
             ("layer2.weight", 1.001, NumPy, small(loss="squared_error")),
             ("layer1.weight", 1.01, Autograd, small(optimizer="adam")),
@@ -315,6 +315,7 @@ MORE_GRADIENTS = [
         small(),
         gradient_of("layer2.weight", lambda g: element(g, (3, 1), 1.05)),
         "1.05",
+        FINE,
     ),
     *(
         mutant(
@@ -324,6 +325,7 @@ MORE_GRADIENTS = [
             words,
             gradient_of(name, lambda g, dtype=dtype: half(g, dtype), base),
             dtype,
+            FINE,
         )
         for name, dtype, base, words in (
             ("layer2.weight", "float16", NumPy, small()),
@@ -341,6 +343,7 @@ NOISE_AND_ORDER = [
             words,
             gradients(lambda grads, state, size=size: {n: fixed_noise(g, size) for n, g in grads.items()}, base),
             f"{size}",
+            FINE,
         )
         for size, base, words, name in (
             (1e-3, NumPy, small(), "layer3.weight"),
@@ -362,7 +365,7 @@ class Mask(torch.nn.Module):
 
 
 class Rounded(torch.nn.Module):
-    """An operand in a lower precision."""
+    """The output of a layer in a lower precision."""
 
     def forward(self, a: Array) -> Array:
         return a + (half(a) - a).detach()
@@ -449,8 +452,18 @@ def _export_transposed(state: State) -> State:
 FORWARD = [
     mutant("dropout left on", "forward", "layer1.output", small(activation="relu"), inserted(2, Mask()), "layer 1"),
     mutant("dropout left on", "forward", "layer2.output", small(optimizer="adam"), inserted(4, Mask()), "layer 2"),
-    mutant("leaky slope", "forward", "layer1.output", small(activation="relu"), placed(1, torch.nn.LeakyReLU(0.01)), "0.01"),
-    mutant("GELU by the error function", "forward", "layer1.output", small(activation="gelu"), placed(1, torch.nn.GELU()), "1"),
+    mutant(
+        "leaky slope", "forward", "layer1.output", small(activation="relu"), placed(1, torch.nn.LeakyReLU(0.01)), "0.01", FINE
+    ),
+    mutant(
+        "GELU by the error function",
+        "forward",
+        "layer1.output",
+        small(activation="gelu"),
+        placed(1, torch.nn.GELU()),
+        "1",
+        FINE,
+    ),
     mutant(
         "activation missing",
         "forward",
@@ -471,8 +484,10 @@ FORWARD = [
     ),
     mutant("bias forgotten", "forward", "layer1.output", small(), biased(0, 0.0), "layer 1"),
     mutant("bias with the wrong sign", "forward", "layer3.output", small(activation="relu"), biased(4, -1.0), "layer 3"),
-    mutant("operands in lower precision", "forward", "layer2.output", small(activation="gelu"), inserted(2, Rounded()), "2"),
-    mutant("layer scaled", "forward", "layer2.output", small(activation="gelu"), inserted(4, Scaled()), "1.002"),
+    mutant(
+        "output in lower precision", "forward", "layer1.output", small(activation="gelu"), inserted(2, Rounded()), "1", FINE
+    ),
+    mutant("layer scaled", "forward", "layer2.output", small(activation="gelu"), inserted(4, Scaled()), "1.002", FINE),
     mutant(
         "inputs normalised",
         "forward",
@@ -557,9 +572,13 @@ REPORTS = [
     ),
     mutant("loss of the batch before", "loss", "loss", BATCHED, loss_before(NumPy), "one"),
     mutant("loss of the updated weights", "loss", "loss", BATCHED, method(Module, step=_module_loss_after), "module"),
-    mutant("loss rounded", "loss", "loss", small(loss="squared_error"), reported(lambda self, loss: half(loss)), "float16"),
-    mutant("targets shifted", "loss forward", "", small(), in_step(lambda self, x, y: (x, y + 0.1)), "0.1"),
-    mutant("targets shifted", "loss", "loss", small(), in_step(lambda self, x, y: (x, 1.01 * y), Autograd), "scaled by 1.01"),
+    mutant(
+        "loss rounded", "loss", "loss", small(loss="squared_error"), reported(lambda self, loss: half(loss)), "float16", FINE
+    ),
+    mutant("targets shifted", "loss forward", "", small(), in_step(lambda self, x, y: (x, y + 0.1)), "0.1", FINE),
+    mutant(
+        "targets shifted", "loss", "loss", small(), in_step(lambda self, x, y: (x, 1.01 * y), Autograd), "scaled by 1.01", FINE
+    ),
     mutant(
         "last row dropped",
         "loss batches",
@@ -1006,8 +1025,6 @@ BLOCKS = [
         "",
         BATCHED,
         blocks(rows_changed(lambda rows: np.repeat(rows[:1], len(rows), axis=0))),
-        "",
-        FINE,
     ),
     mutant(
         "last row of every batch dropped",
@@ -1016,7 +1033,7 @@ BLOCKS = [
         BATCHED,
         blocks(rows_changed(lambda rows: rows[:, :-1] if rows.shape[1] > 1 else rows), Tensor),
     ),
-    mutant("one step of every block", "batches", "", small(), method(Tensor, steps=_one_step_of_block), "full batch", FINE),
+    mutant("one step of every block", "batches", "", small(), method(Tensor, steps=_one_step_of_block), "full batch"),
     mutant(
         "last loss for the whole block",
         "batches loss",

@@ -32,7 +32,9 @@ def stepped(judge: Judge, params: Params, x: np.ndarray, y: np.ndarray) -> tuple
 
 
 def first_wrong_layer(judge: Judge, shape: Shape) -> int | None:
-    """The first hidden layer whose output, as read from gradients of single rows, is not the right one."""
+    """The first layer whose output, as read from gradients of single rows, is not the right one: a hidden one, or the next
+    after it, if it is that layer's own weight or bias by which the hidden output is read wrongly.
+    """
     wrong = []
     for probe in _single_rows(judge, shape):
         params = {name: judge.subject.cast(value) for name, value in probe.params.items()}
@@ -40,32 +42,53 @@ def first_wrong_layer(judge: Judge, shape: Shape) -> int | None:
         before, after, _ = stepped(judge, params, x, y)
         grads = gradient(reading(judge.subject.optimizer), before, after)
         tensors = {name: exact(value) for name, value in params.items()}
-        right = judge.evaluation(params, x, y).outputs
-        others = [judge.reference.evaluate(tensors, exact(x), exact(y), judge.noise).outputs for _ in range(DRAWS)]
+        outputs = [judge.evaluation(params, x, y).outputs]
+        outputs += [judge.reference.evaluate(tensors, exact(x), exact(y), judge.noise).outputs for _ in range(DRAWS)]
         for layer in range(1, len(shape.widths) - 1):
-            bias = grads.get(f"layer{layer + 1}.bias")
-            found = _read(grads[f"layer{layer + 1}.weight"], bias)
-            if found is None or not float(right[layer - 1].norm()):
+            ways = [each[layer - 1] for each in outputs]
+            weight, bias = grads[f"layer{layer + 1}.weight"], grads.get(f"layer{layer + 1}.bias")
+            if not float(ways[0].norm()) or _is_right(judge, weight, bias, ways):
                 continue
-
-            def known(a: Any, scaled: bool = bias is not None) -> Any:
-                return a[0] if scaled else a[0] / a[0].norm()
-
-            expected = known(right[layer - 1])
-            allowed = Envelope({"a": expected}, smallest=judge.arithmetic.smallest)
-            for other in others:  # the gradient from which it is read is rounded too
-                allowed.widen({"a": judge.noise.operand(judge.noise.operand(known(other[layer - 1]), 1), 1)})
-            sign = -1.0 if bias is None and float(found @ expected.numpy()) < 0 else 1.0
-            if compare(sign * found, expected, allowed.allowed("a")).score > FACTOR:
-                wrong.append(layer)
+            transposed = weight.shape[0] == weight.shape[1] and _is_right(judge, weight.T, bias, ways)
+            own = transposed or (bias is not None and _only_the_bias(judge, params, x, y, layer + 1))
+            wrong.append(layer + 1 if own else layer)
     return min(wrong, default=None)
 
 
+def _is_right(judge: Judge, weight: np.ndarray, bias: np.ndarray | None, ways: list[Any]) -> bool:
+    """Whether the output of a layer, (1, width), that the next one's gradients show is right; `ways`: exact, then perturbed."""
+    found = _read(weight, bias)
+    if found is None:
+        return True
+
+    def known(a: Any) -> Any:
+        return a[0] / a[0].norm() if bias is None else a[0]
+
+    expected, *others = map(known, ways)
+    allowed = Envelope({"a": expected}, smallest=judge.arithmetic.smallest)
+    for other in others:  # the gradient from which it is read is rounded too
+        allowed.widen({"a": judge.noise.operand(judge.noise.operand(other, 1), 1)})
+    sign = -1.0 if bias is None and float(found @ expected.numpy()) < 0 else 1.0
+    return compare(sign * found, expected, allowed.allowed("a")).score <= FACTOR
+
+
+def _only_the_bias(judge: Judge, params: Params, x: np.ndarray, y: np.ndarray, layer: int) -> bool:
+    """Whether the loss of a step is right once the bias of a layer is zero, and with it whatever is done to that bias."""
+    name = f"layer{layer}.bias"
+    without = {**params, name: np.zeros_like(params[name])}
+    right = judge.right(without, x, y)
+    if right is None:
+        return False
+    loss = np.asarray(stepped(judge, without, x, y)[2])
+    return compare(loss, right.envelope.right["loss/loss"], right.envelope.allowed("loss/loss")).score <= FACTOR
+
+
 def _single_rows(judge: Judge, shape: Shape) -> Iterator[Probe]:
-    """Conditioned probes of one row each."""
+    """Conditioned probes of one row each; the large numbers of "saturated" only where no gradient vanishes by them."""
+    names = ("signed 1", "signed 2", "one row", *(("saturated",) if shape.relu else ()))
     for _ in range(2):
         for probe in probes(replace(shape, rows=1), judge.generator, overflowing=2.0):
-            if probe.name in ("signed 1", "signed 2", "one row"):
+            if probe.name in names:
                 yield probe
 
 

@@ -1,0 +1,60 @@
+"""A sample of the campaigns: planted faults, cheats and replays of real bugs are seen, and named by beat and tensor.
+
+The whole of them: `python -m campaigns.mutants` and `python -m campaigns.replayed`.
+"""
+
+import pytest
+from campaigns.campaign import outcome
+from campaigns.faults import BEATS, Fault
+from campaigns.mutants import ALL, CHEATS, MUTANTS, PRECISIONS
+from campaigns.replays import REPLAYS
+
+SMALL_MUTANTS = [entry for entry in MUTANTS if entry.overrides]
+"""Without those of the tutorial's own size, which take longer."""
+
+ONE_OF_EACH_FAMILY = list({entry.family: entry for entry in SMALL_MUTANTS}.values())
+
+
+def named(fault: Fault) -> str:
+    return f"{fault.family}, {fault.magnitude}".strip(", ").replace(" ", "-")
+
+
+def require_right(fault: Fault, precision: str = "fp32") -> None:
+    """The verdict along a short training, for the sake of speed, unless the training has epochs."""
+    short = () if "training=epochs" in fault.overrides else ("training.steps=30",)
+    found = outcome(fault, precision, *short)
+    verdict = found.verdict
+    assert found.caught, verdict.line
+    assert found.beat, f"{verdict.line}; right are {found.fault.beats}"
+    assert found.tensor, f"{verdict.line}; right are {found.fault.tensors}"
+
+
+@pytest.mark.parametrize("fault", [entry for entry in CHEATS if entry.overrides], ids=named)
+def test_a_cheat_is_different(fault: Fault) -> None:
+    require_right(fault)
+
+
+@pytest.mark.parametrize("fault", ONE_OF_EACH_FAMILY[::4], ids=named)
+def test_a_mutant_is_different_and_its_beat_and_tensor_are_named(fault: Fault) -> None:
+    require_right(fault)
+
+
+@pytest.mark.parametrize("precision", ["fp64", "bf16"])
+@pytest.mark.parametrize("family", ["mask inverted", "betas swapped"])
+def test_a_mutant_is_named_in_other_precisions(family: str, precision: str) -> None:
+    require_right(next(entry for entry in SMALL_MUTANTS if entry.family == family), precision)
+
+
+@pytest.mark.parametrize("fault", REPLAYS[::5], ids=named)
+def test_a_replayed_bug_is_different_and_its_beat_and_tensor_are_named(fault: Fault) -> None:
+    require_right(fault)
+
+
+def test_the_lists_are_complete() -> None:
+    """Families and cheats are as many as asked for; every entry names known beats, and every replay its source."""
+    assert len({entry.family for entry in ALL}) >= 60
+    assert len({entry.family for entry in CHEATS}) >= 4
+    assert len(REPLAYS) >= 10
+    assert all(set(entry.beats) <= set(BEATS) and entry.beats for entry in [*ALL, *REPLAYS])
+    assert all(set(entry.precisions) <= set(PRECISIONS) for entry in ALL)
+    assert all("https://" in entry.source for entry in REPLAYS)
