@@ -70,7 +70,7 @@ def judged(experiment: Experiment, data: Data, device: str, *, training: bool = 
             curve = judge_training(
                 asked, judge, experiment.training, data.train.inputs, data.train.targets, experiment.initial_state(data)
             )
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         reason = " ".join(f"the method raised {type(error).__name__}: {error}".split())
         found = undecided(f"{reason} ({Path(where.filename).name} line {where.lineno})", "a step that runs at every probe")
@@ -118,7 +118,7 @@ def identity(experiment: Experiment, data: Data, device: str) -> str:
     depends = {
         "method": [type(method).__qualname__, {field.name: repr(getattr(method, field.name)) for field in fields(method)}],  # type: ignore[arg-type]
         "code": source_digests(type(method)),
-        "shape": [asked.widths, asked.classes, asked.shape.rows, experiment.training.batch_size is not None],
+        "shape": [asked.widths, asked.classes, asked.shape.whole, experiment.training.batch_size is not None],
         "network": [experiment.network.activation, experiment.network.bias],
         "parts": [repr(experiment.loss), type(optimizer).__qualname__, repr(optimizer)],
         "where": [experiment.precision.name, device, _device_name(device), experiment.threads],

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import ceil, log2
 from typing import Any
 
 import numpy as np
 
 from exp.seeds import Generator
 from exp.state import State
+from exp.training import LONGEST_BLOCK
 from exp.verification.chain import Chain, judge_block, judge_steps
 from exp.verification.judge import Judge
 from exp.verification.probes import Probe, Shape, probes, signed
@@ -17,8 +19,8 @@ from exp.verification.single_step import judge_step
 from exp.verification.subject import Subject, empty, visible
 from exp.verification.tolerance import Arithmetic
 
-PROBE_ROWS = 20
-"""Rows of a probe at most: the whole batches are those of the training itself."""
+PROBE_ROWS, WHOLE_ROWS = 20, 1024
+"""Rows of a probe at most, and of the one probe that is as large as the batches of the training."""
 
 CHAIN_STEPS = 4
 
@@ -42,8 +44,9 @@ class Case:
     @property
     def shape(self) -> Shape:
         network = self.subject.network
-        rows = min(self.batch_size or self.samples, PROBE_ROWS)
-        return Shape(self.widths, network.bias, network.activation == "relu", self.classes, rows)
+        rows = self.batch_size or self.samples
+        few, whole = min(rows, PROBE_ROWS), min(rows, WHOLE_ROWS)
+        return Shape(self.widths, network.bias, network.activation == "relu", self.classes, few, whole)
 
     @property
     def arithmetic(self) -> Arithmetic:
@@ -77,6 +80,10 @@ def judge_chain(case: Case, judge: Judge) -> None:
     judge_steps(judge, chain, range(len(plan)))
     block = replace(chain, name="block", plan=[batch for batch in plan if batch is None or len(batch) == rows])
     judge_block(judge, block, *judge_steps(judge, block, range(len(block.plan))))
+    slower = replace(optimizer, lr=optimizer.lr / 2 ** ceil(log2(LONGEST_BLOCK)))  # as far in all as one step before
+    cycle = block.plan[:2] * LONGEST_BLOCK
+    long = replace(chain, name="long block", optimizer=slower, plan=cycle[:LONGEST_BLOCK])
+    judge_block(judge, long, *judge_steps(judge, long, ()))
 
 
 def _batches(probe: Probe, rows: int, generator: Generator) -> list[np.ndarray]:

@@ -15,13 +15,17 @@ BEATS = ("state", "inputs", "forward", "loss", "backward", "update", "batches")
 
 @dataclass(frozen=True)
 class Comparison:
-    """One tensor against what is right: the score of the tolerance, and its worst element."""
+    """One tensor against what is right: the score of the tolerance, and its worst element.
+
+    `what` is said in place of the values where it is not they that differ.
+    """
 
     score: float
     index: tuple[int, ...]
     found: float
     expected: float
     resolution: float
+    what: str = ""
 
     @property
     def ratio(self) -> float:
@@ -57,7 +61,7 @@ def compare(found: np.ndarray, right: Tensor, allowed: Tensor) -> Comparison:
     norm, size = float(np.linalg.norm(allowed.numpy())), float(np.linalg.norm(expected))
     resolution = FACTOR * norm / size if size > 0 else inf
     if found.shape != expected.shape:
-        return Comparison(inf, (), nan, nan, resolution)
+        return Comparison(inf, (), nan, nan, resolution, f"has shape {found.shape}, not {expected.shape}")
     if not found.size:
         return Comparison(0.0, (), nan, nan, resolution)
     with np.errstate(all="ignore"):
@@ -86,10 +90,12 @@ def same_states(one: State, other: State) -> bool:
     return all(same_bits(left, right) for left, right in pairs)
 
 
-def first_difference(expected: np.ndarray, found: np.ndarray | None) -> Comparison:
+def first_difference(expected: np.ndarray, found: np.ndarray) -> Comparison:
     """An exact comparison that failed."""
-    if found is None or np.shape(found) != np.shape(expected):
-        return Comparison(inf, (), nan, nan, 0.0)
-    places = np.argwhere(np.asarray(found) != np.asarray(expected))
-    index = tuple(int(place) for place in places[0]) if len(places) else (0,) * np.ndim(expected)
-    return Comparison(inf, index, float(np.asarray(found)[index]), float(np.asarray(expected)[index]), 0.0)
+    expected, found = np.asarray(expected), np.asarray(found)
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        what = f"is {found.dtype} of shape {found.shape}, not {expected.dtype} of shape {expected.shape}"
+        return Comparison(inf, (), nan, nan, 0.0, what)
+    places = np.argwhere(found != expected)
+    index = tuple(int(place) for place in places[0]) if len(places) else (0,) * expected.ndim
+    return Comparison(inf, index, float(found[index]), float(expected[index]), 0.0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf, nan
 
 import numpy as np
 
@@ -122,12 +123,21 @@ class Judge:
     def add(self, at: At, beat: str, tensor: str, comparison: Comparison) -> None:
         self.judged.append(Judged(at.probe, at.step, beat, tensor, comparison, at.decides))
 
+    def same_names(self, at: At, expected: State, found: State) -> bool:
+        """Whether a state has the tensors that it should have, and no others."""
+        others = found.named()
+        if wrong := sorted(expected.named().keys() ^ others.keys()):
+            what = "is no tensor of this network and optimizer" if wrong[0] in others else "is missing"
+            self.add(At(at.probe, at.step), "state", wrong[0], Comparison(inf, (), nan, nan, 0.0, what))
+        return not wrong
+
     def same_state(self, at: At, expected: State, found: State) -> None:
         """What a method holds is what it was given, or what it had exported, bit for bit."""
-        others = found.named()
+        if not self.same_names(at, expected, found):
+            return
         for name, value in expected.named().items():
-            if name not in others or not same_bits(value, others[name]):
-                self.add(At(at.probe, at.step), "state", name, first_difference(value, others.get(name)))
+            if not same_bits(value, other := found.named()[name]):
+                self.add(At(at.probe, at.step), "state", name, first_difference(value, other))
                 return
 
     def unchanged(self, at: At, placed: Iterable[Array], given: Iterable[np.ndarray]) -> None:

@@ -67,7 +67,7 @@ def conformance(case: Case, verdict: Verdict, conditions: tuple[Any, ...]) -> Ve
     if broken and verdict.first is None:
         nan = float("nan")
         verdict.verdict, verdict.reason = "different", f"{broken}: {items[broken]['seen']}"
-        verdict.first = Finding("contract", broken, None, items[broken]["seen"], None, (), nan, nan, nan)
+        verdict.first = Finding("contract", broken, None, "", None, (), nan, nan, nan, items[broken]["seen"])
     example = smallest_example(case) if verdict.first is not None and verdict.first.beat != "contract" else None
     words = {True: "kept", False: "broken", None: "not done"}
     lines = [f"{words[item['kept']]:<9} {name}: {item['seen']}" for name, item in items.items()]

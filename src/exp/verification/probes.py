@@ -7,7 +7,7 @@ far from zero, while every unit is on for some rows and off for others. Nothing 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -21,7 +21,8 @@ Params = dict[str, np.ndarray]
 class Probe:
     """A state's parameters and step count, and the rows it is judged on: x (N, inputs), y (N, outputs), float64.
 
-    `conditioned` is kink-free by construction, so that it decides in every precision.
+    `conditioned` is kink-free by construction, so that it decides in every precision. `decays`: weight decay is raised
+    until it shows.
     """
 
     name: str
@@ -30,24 +31,28 @@ class Probe:
     x: np.ndarray
     y: np.ndarray
     conditioned: bool = True
+    decays: bool = False
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Of the network and of a batch. `classes`: targets are one-hot rows."""
+    """Of the network and of a batch. `classes`: targets are one-hot rows. `whole`: rows of a batch of the training."""
 
     widths: tuple[int, ...]
     bias: bool
     relu: bool
     classes: bool
     rows: int
+    whole: int = 0
 
 
 def probes(shape: Shape, generator: Generator, *, overflowing: float) -> Iterator[Probe]:
     """Conditioned, degenerate and random states. `overflowing` are logits whose exponential overflows."""
-    one = Shape(shape.widths, shape.bias, shape.relu, shape.classes, 1)
-    for number, count in enumerate((0, 3)):
-        yield _probe(f"signed {number + 1}", shape, generator, count, mixed=bool(number))
+    one = replace(shape, rows=1)
+    yield _probe("signed 1", shape, generator, 0)
+    yield replace(_probe("signed 2", shape, generator, 3, mixed=True), decays=True)
+    if shape.whole > shape.rows:
+        yield _probe("whole batch", replace(shape, rows=shape.whole), generator, 1)
     yield _probe("one row", one, generator, 1)
     yield _with_zeros(_probe("zeros", shape, generator, 1000), shape, generator)
     yield _probe("saturated", shape, generator, 2, gain=12.0, logits=overflowing)

@@ -27,6 +27,8 @@ def judge_step(judge: Judge, probe: Probe) -> None:
     judge.same_state(at, state, method.export())
     output, loss = judge.step(at, method, state, right.x, right.y, Block(0, 1))
     after = method.export()
+    if not judge.same_names(at, state, after):
+        return
     _exports_what_it_trains(judge, at, method, state, after, right.x, output)
     grads, unread = gradient(reader, state, after), reading_error(reader, params, judge.arithmetic.storage)
     allowed = right.envelope
@@ -36,14 +38,14 @@ def judge_step(judge: Judge, probe: Probe) -> None:
     judge.compare(at, allowed, {right.output: output, "loss/loss": np.asarray(loss)})
     judge.compare(at, allowed, {key: grads[key.partition("/")[2]] for key in keys})
     if all(np.isfinite(grad).all() for grad in grads.values()):
-        _judge_own_update(judge, at, probe.count, params, right, grads, unread)
+        _judge_own_update(judge, at, probe, params, right, grads, unread)
 
 
-def _judge_own_update(judge: Judge, at: At, count: int, params: Params, right: Right, grads: Params, unread: Params) -> None:
+def _judge_own_update(judge: Judge, at: At, probe: Probe, params: Params, right: Right, grads: Params, unread: Params) -> None:
     """An update by the method's own gradient, which was read with some error."""
-    subject = judge.subject
+    subject, count = judge.subject, probe.count
     right_grads = {name: right.envelope.right[f"backward/{name}"].numpy() for name in params}
-    optimizer = visible(subject.optimizer, params, right_grads)
+    optimizer = visible(subject.optimizer, params, right_grads, decays=probe.decays)
     smallest = max(getattr(optimizer, "eps", 0.0), judge.arithmetic.smallest**0.5 * 1e3)
     given = slots(optimizer.slot_names, right_grads, judge.generator, smallest=smallest)
     state = subject.rounded(State(params, given, np.array(count, dtype=np.int64)))

@@ -77,10 +77,11 @@ def reading_error(optimizer: Any, params: dict[str, np.ndarray], roundoff: float
     return {name: 2 * roundoff * np.abs(value.astype(np.float64)) / rate for name, value in params.items()}
 
 
-def visible(optimizer: Any, params: dict[str, np.ndarray], grads: dict[str, np.ndarray]) -> Any:
+def visible(optimizer: Any, params: dict[str, np.ndarray], grads: dict[str, np.ndarray], *, decays: bool = False) -> Any:
     """The optimizer at a rate at which an update moves the weights by about a sixteenth.
 
     A power of two times the configured one: at the tutorial's 10⁻⁶ an update may be lost in the weights' roundoff.
+    `decays`: weight decay too, if there is any, is raised to about an eighth of the gradient, AdamW's to one of the weights.
     """
 
     def size(arrays: dict[str, np.ndarray]) -> float:
@@ -90,5 +91,13 @@ def visible(optimizer: Any, params: dict[str, np.ndarray], grads: dict[str, np.n
     step = entries if "exp_avg_sq" in optimizer.slot_names else size(grads)
     if not (np.isfinite(step) and step > 0 and size(params) > 0):
         return optimizer
-    power = np.round(np.log2(size(params) / (16 * step * optimizer.lr)))
-    return replace(optimizer, lr=float(optimizer.lr * 2.0 ** np.clip(power, -60, 60)))
+
+    def scaled(value: float, wanted: float) -> float:
+        return float(value * 2.0 ** np.clip(np.round(np.log2(wanted / value)), -60, 60))
+
+    moving = replace(optimizer, lr=scaled(optimizer.lr, size(params) / (16 * step)))
+    if not (decays and moving.weight_decay):
+        return moving
+    alone = moving.torch_name == "AdamW"  # beside the gradient, lr · decay of the weights
+    wanted = 1 / (8 * moving.lr) if alone else size(grads) / (8 * size(params))
+    return replace(moving, weight_decay=scaled(moving.weight_decay, wanted)) if wanted > 0 else moving

@@ -21,6 +21,9 @@ LOOKED_AT = (0, 1, 2, 5, 10, 20, 50, 100, 200, 499, 1000)
 OPERATIONS, REFERENCE_OPERATIONS = 2e10, 3e9
 """Floating-point operations of the method's steps and of the reference's own curve, at most: less than a second each."""
 
+JUDGED_OPERATIONS = 5e8
+"""Of the steps that are judged, at most, and two steps in any case: the reference is evaluated eleven times for each."""
+
 
 def judge_training(
     case: Case, judge: Judge, training: Training, inputs: np.ndarray, targets: np.ndarray, state: State
@@ -32,7 +35,8 @@ def judge_training(
     steps, compared = (int(max(3, most / operations)) for most in (OPERATIONS, REFERENCE_OPERATIONS))
     plan = [batch for _, batch in zip(range(min(total, steps)), training.batches(samples), strict=False)]
     chain = Chain("training", subject.optimizer, state, subject.cast(inputs), subject.cast(targets), plan, conditioned=False)
-    losses, _ = judge_steps(judge, chain, [step for step in LOOKED_AT if step < len(plan)])
+    looked_at = [step for step in LOOKED_AT if step < len(plan)][: max(2, int(JUDGED_OPERATIONS / operations))]
+    losses, _ = judge_steps(judge, chain, looked_at)
     judge_plan(judge, training, samples)
     return _free_running(judge, chain, losses[:compared])
 

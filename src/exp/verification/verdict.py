@@ -31,12 +31,17 @@ class Finding:
     found: float
     expected: float
     ratio: float
+    what: str = ""
 
     def __str__(self) -> str:
+        if self.beat == "contract":
+            return f"{self.tensor} is broken: {self.what}"
         where = f"{self.probe}, step {self.step}" if self.step is not None else self.probe
         place = f"[{', '.join(map(str, self.index))}]" if self.index else ""
         apart = f" ({self.ratio:.3g} times the tolerance)" if isfinite(self.ratio) else ""
         digits = 9 if f"{self.found:.9g}" != f"{self.expected:.9g}" else 17
+        if self.what:
+            return f"{self.beat}, {self.tensor} at probe {where}: {self.what}"
         values = f"{self.found:.{digits}g} where {self.expected:.{digits}g} is right"
         return f"{self.beat}, {self.tensor}{place} at probe {where}: {values}{apart}"
 
@@ -145,7 +150,7 @@ def _expected(case: Case) -> list[str]:
 def _finding(first: Judged) -> Finding:
     layer = layer_of(first.tensor.rpartition("/")[2]) if "layer" in first.tensor else None
     comparison = first.comparison
-    values = (comparison.index, comparison.found, comparison.expected, comparison.ratio)
+    values = (comparison.index, comparison.found, comparison.expected, comparison.ratio, comparison.what)
     return Finding(first.beat, first.tensor, layer, first.probe, first.step, *values)
 
 
