@@ -71,7 +71,8 @@ def judge_method(case: Case, judge: Judge) -> None:
 def judge_chain(case: Case, judge: Judge) -> None:
     """Steps from a conditioned state, in batches as configured, a ragged one among them; those of one size as a block too."""
     subject, rows, batched = case.subject, case.shape.rows, case.batch_size is not None
-    probe = signed(replace(case.shape, rows=2 * rows + rows // 2) if batched else case.shape, judge.generator)
+    ragged = min(case.samples % (case.batch_size or 1) or rows // 2, rows)
+    probe = signed(replace(case.shape, rows=2 * rows + ragged) if batched else case.shape, judge.generator)
     params = {name: subject.cast(value) for name, value in probe.params.items()}
     optimizer = visible(subject.optimizer, params, judge.gradient(params, probe.x, probe.y))
     start = State(params, empty(optimizer, params), np.array(0, dtype=np.int64))
@@ -83,7 +84,7 @@ def judge_chain(case: Case, judge: Judge) -> None:
     slower = replace(optimizer, lr=optimizer.lr / 2 ** ceil(log2(LONGEST_BLOCK)))  # as far in all as one step before
     cycle = block.plan[:2] * LONGEST_BLOCK
     long = replace(chain, name="long block", optimizer=slower, plan=cycle[:LONGEST_BLOCK])
-    judge_block(judge, long, *judge_steps(judge, long, ()))
+    judge_block(judge, long, *judge_steps(judge, long, range(LONGEST_BLOCK - 1, 0, -LONGEST_BLOCK // 3)))
 
 
 def _batches(probe: Probe, rows: int, generator: Generator) -> list[np.ndarray]:
