@@ -42,7 +42,8 @@ def put(values: np.ndarray, place: Place) -> Array:
 def get(array: Array) -> np.ndarray:
     """A copy of `array` on the host. Waits for the device that computes it."""
     if type(array).__module__.startswith("torch"):
-        array = array.detach().cpu().numpy()
+        array = array.detach().cpu()
+        array = (array.float() if str(array.dtype) == "torch.bfloat16" else array).numpy()  # NumPy has no bfloat16
     return np.array(array)
 
 

@@ -82,7 +82,7 @@ def judge_chain(case: Case, judge: Judge) -> None:
     block = replace(chain, name="block", plan=[batch for batch in plan if batch is None or len(batch) == rows])
     judge_block(judge, block, *judge_steps(judge, block, range(len(block.plan))))
     slower = replace(optimizer, lr=optimizer.lr / 2 ** ceil(log2(LONGEST_BLOCK)))  # as far in all as one step before
-    cycle = block.plan[:2] * LONGEST_BLOCK
+    cycle = [*block.plan[:2]] * LONGEST_BLOCK
     long = replace(chain, name="long block", optimizer=slower, plan=cycle[:LONGEST_BLOCK])
     judge_block(judge, long, *judge_steps(judge, long, range(LONGEST_BLOCK - 1, 0, -LONGEST_BLOCK // 3)))
 

@@ -21,6 +21,9 @@ LOOKED_AT = (0, 1, 2, 5, 10, 20, 50, 100, 200, 499, 1000)
 OPERATIONS, REFERENCE_OPERATIONS = 2e10, 3e9
 """Floating-point operations of the method's steps and of the reference's own curve, at most: less than a second each."""
 
+REFERENCE_STEPS = 200
+"""Steps of the reference's own curve, at most."""
+
 JUDGED_OPERATIONS = 5e8
 """Of the steps that are judged, at most, and two steps in any case: the reference is evaluated eleven times for each."""
 
@@ -38,7 +41,7 @@ def judge_training(
     looked_at = [step for step in LOOKED_AT if step < len(plan)][: max(2, int(JUDGED_OPERATIONS / operations))]
     losses, _ = judge_steps(judge, chain, looked_at)
     judge_plan(judge, training, samples)
-    return _free_running(judge, chain, losses[:compared])
+    return _free_running(judge, chain, losses[: min(compared, REFERENCE_STEPS)])
 
 
 def _free_running(judge: Judge, chain: Chain, losses: np.ndarray) -> dict[str, Any]:
