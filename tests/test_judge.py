@@ -1,7 +1,7 @@
 """The judge: what is within the tolerance, what comes first, and that a verdict is the right one."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import inf, isnan, nan
 from typing import Any
@@ -15,10 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exp.activations import ACTIVATIONS
+from exp.arrays import get
 from exp.composition import compose
 from exp.configuration import instantiate
 from exp.judgement import judged as judged_experiment
 from exp.losses import SquaredError
+from exp.methods.manual import NumPy
 from exp.verification.comparison import (
     BEATS,
     Comparison,
@@ -365,3 +367,142 @@ def test_a_loss_that_torch_has_not_is_not_decided() -> None:
     assert found.verdict == "undecided"
     assert "the reference has no Hinge" in found.reason
     assert "a loss, an activation or an optimizer that torch has too" in found.line
+
+
+@dataclass(kw_only=True)
+class SmallBatchesOnly(NumPy):
+    """Half the gradient where a batch has more than 20 rows."""
+
+    rows = 0
+
+    def transition(self, state: Any, x: Any, y: Any) -> Any:
+        self.rows = len(x)
+        return super().transition(state, x, y)
+
+    def update(self, state: Any, grads: Any) -> Any:
+        return super().update(state, {name: grad / 2 for name, grad in grads.items()} if self.rows > 20 else grads)
+
+
+@dataclass(kw_only=True)
+class FirstStepsOnly(NumPy):
+    """Nothing is trained from the eleventh step on."""
+
+    done = 0
+
+    def transition(self, state: Any, x: Any, y: Any) -> Any:
+        loss, after = super().transition(state, x, y)
+        self.done += 1
+        return loss, after if self.done <= 10 else after._replace(params=state.params)
+
+
+@dataclass(kw_only=True)
+class ShortBlocksOnly(NumPy):
+    """Long blocks end in other weights."""
+
+    def steps(self, x: Any, y: Any, block: Any, place: Any) -> Any:
+        losses = super().steps(x, y, block, place)
+        if block.steps > 20:
+            self.state = self.state.map(lambda value: value * 2 if value.dtype.kind == "f" else value)
+        return losses
+
+
+@dataclass(kw_only=True)
+class NoDecay(NumPy):
+    """Weight decay is forgotten."""
+
+    def start(self, formulas: Any, state: Any, place: Any) -> None:
+        super().start(formulas, state, place)
+        self.constants = {name: 0.0 if name.endswith("decay") else value for name, value in self.constants.items()}
+
+
+@pytest.mark.parametrize(
+    ("method", "beat", "batch_size", "optimizer"),
+    [
+        (SmallBatchesOnly(), "backward", None, "sgd"),
+        (FirstStepsOnly(), "update", 5, "sgd"),
+        (FirstStepsOnly(), "update", None, "adam"),
+        (ShortBlocksOnly(), "batches", None, "momentum"),
+        (ShortBlocksOnly(), "batches", 5, "sgd"),
+        (NoDecay(), "update", None, "sgd"),
+        (NoDecay(), "update", 5, "momentum"),
+        (NoDecay(), "update", 5, "adamw"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, NumPy) else str(value),
+)
+def test_what_shows_only_in_size_is_seen(method: Any, beat: str, batch_size: int | None, optimizer: str) -> None:
+    """By large batches, late steps, long blocks; and a weight decay of 10⁻⁶, far below what an update resolves."""
+    asked = replace(case(method, optimizer=optimizer, batch_size=batch_size), samples=64)
+    little = replace(asked.subject.optimizer, weight_decay=1e-6)
+    found, _ = judged(replace(asked, subject=replace(asked.subject, optimizer=little)))
+    assert found.verdict == "different"
+    assert found.first is not None
+    assert found.first.beat == beat, found.line
+
+
+def test_right_long_blocks_in_other_bits_are_right() -> None:
+    """A block that is rounded in another way than single steps, as a compiled loop is."""
+    found, judge = judged(case(OtherBitsInBlocks()))
+    assert found.verdict == "equivalent", found.line
+    assert any(entry.probe == "long block" and entry.beat == "batches" and entry.comparison.score > 0 for entry in judge.judged)
+
+
+@dataclass(kw_only=True)
+class OtherBitsInBlocks(NumPy):
+    """Blocks of several steps sum the rows of a batch from the last to the first."""
+
+    def steps(self, x: Any, y: Any, block: Any, place: Any) -> Any:
+        if block.steps == 1 or block.rows is None:
+            return super().steps(x, y, block, place)
+        return super().steps(x, y, replace(block, rows=block.rows[:, ::-1]), place)
+
+
+@dataclass(kw_only=True)
+class LossInAList(NumPy):
+    def transition(self, state: Any, x: Any, y: Any) -> Any:
+        loss, after = super().transition(state, x, y)
+        return loss[None], after
+
+
+@dataclass(kw_only=True)
+class NoSlots(NumPy):
+    def export(self) -> Any:
+        return super().export()._replace(slots={})
+
+
+@dataclass(kw_only=True)
+class Doubled(NumPy):
+    def export(self) -> Any:
+        return super().export().map(lambda value: value.astype("float64") if value.dtype.kind == "f" else value)
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        (LossInAList(), "loss, loss at probe signed 1: has shape (1, 1), not ()"),
+        (NoSlots(), "state, exp_avg/layer1.bias at probe signed 1: is missing"),
+        (Doubled(), "state, layer1.weight at probe signed 1: is float64 of shape"),
+    ],
+)
+def test_what_differs_in_kind_is_said(method: Any, said: str) -> None:
+    asked = experiment("method=numpy", "optimizer=adam", "network=mlp", "network.hidden=[5]")
+    asked.method = method
+    found = judged_experiment(asked, asked.check(), "cpu")
+    assert found.line.startswith("different: ")
+    assert said in found.line
+
+
+class Leaving(cases.Raising):
+    def transition(self, state: Any, x: Any, y: Any) -> Any:
+        raise SystemExit(0)
+
+
+def test_a_method_that_leaves_python_is_not_decided() -> None:
+    asked = experiment("method=numpy")
+    asked.method = Leaving()
+    found = judged_experiment(asked, asked.check(), "cpu")
+    assert (found.verdict, found.exit_code) == ("undecided", 4)
+    assert "SystemExit" in found.reason
+
+
+def test_a_prediction_in_bfloat16_can_be_read() -> None:
+    assert get(torch.tensor([1.5, 2.0], dtype=torch.bfloat16)).tolist() == [1.5, 2.0]

@@ -61,7 +61,7 @@ def conformance(case: Case, verdict: Verdict, conditions: tuple[Any, ...]) -> Ve
             items[name] = {"kept": None, "seen": str(limit)}
         except Broken as broken:
             items[name] = {"kept": False, "seen": str(broken)}
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             items[name] = {"kept": False, "seen": " ".join(f"raised {type(error).__name__}: {error}".split())}
     broken = next((name for name, item in items.items() if item["kept"] is False), None)
     if broken and verdict.first is None:
