@@ -80,7 +80,7 @@ def judge_chain(case: Case, judge: Judge) -> None:
     chain = Chain("chain", optimizer, start, subject.cast(probe.x), subject.cast(probe.y), plan)
     judge_steps(judge, chain, range(len(plan)))
     block = replace(chain, name="block", plan=[batch for batch in plan if batch is None or len(batch) == rows])
-    judge_block(judge, block, *judge_steps(judge, block, range(len(block.plan))))
+    judge_block(judge, block, *judge_steps(judge, block, ()))
     slower = replace(optimizer, lr=optimizer.lr / 2 ** ceil(log2(LONGEST_BLOCK)))  # as far in all as one step before
     cycle = [*block.plan[:2]] * LONGEST_BLOCK
     long = replace(chain, name="long block", optimizer=slower, plan=cycle[:LONGEST_BLOCK])
