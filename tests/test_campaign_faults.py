@@ -34,7 +34,7 @@ def test_a_cheat_is_different(fault: Fault) -> None:
     require_right(fault)
 
 
-@pytest.mark.parametrize("fault", ONE_OF_EACH_FAMILY[::4], ids=named)
+@pytest.mark.parametrize("fault", ONE_OF_EACH_FAMILY[::6], ids=named)
 def test_a_mutant_is_different_and_its_beat_and_tensor_are_named(fault: Fault) -> None:
     require_right(fault)
 
@@ -45,7 +45,7 @@ def test_a_mutant_is_named_in_other_precisions(family: str, precision: str) -> N
     require_right(next(entry for entry in SMALL_MUTANTS if entry.family == family), precision)
 
 
-@pytest.mark.parametrize("fault", REPLAYS[::5], ids=named)
+@pytest.mark.parametrize("fault", REPLAYS[::8], ids=named)
 def test_a_replayed_bug_is_different_and_its_beat_and_tensor_are_named(fault: Fault) -> None:
     require_right(fault)
 

@@ -88,9 +88,9 @@ def test_an_upload_process_that_died_is_replaced(tmp_path: Path, monkeypatch: py
 
 
 def test_a_method_that_leaves_python_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SystemExit is no exception that a run survives; it must not leave the run RUNNING."""
+    """SystemExit must not leave the run RUNNING, nor end the program with a code that says that all is well."""
     monkeypatch.setattr("exp.methods.manual.NumPy.step", lambda *given: (_ for _ in ()).throw(SystemExit(3)))
-    with pytest.raises(SystemExit):
+    with pytest.raises(RuntimeError, match="SystemExit: 3"):
         exp.run("method=numpy", "tracker=none", f"runs={tmp_path}", *SHORT)
     [folder] = tmp_path.iterdir()
     assert exp.load(folder).status == "FAILED"

@@ -43,7 +43,7 @@ def recorded(experiment: Experiment, report: Report, work: Work, **status: Any) 
         send()
         try:
             ended = work(folder, device.torch_name, send)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a method that leaves Python has failed, whatever code it leaves with
             folder.write_text("error.txt", traceback.format_exc())
             where = traceback.extract_tb(error.__traceback__)[-1]
             reason = " ".join(f"{type(error).__name__}: {error}".split())
@@ -54,7 +54,7 @@ def recorded(experiment: Experiment, report: Report, work: Work, **status: Any) 
             folder.update_status(ended=time.time(), **ended)
     except BaseException as error:
         report.end()
-        if not interrupted(error):  # a method that leaves by SystemExit, a status that could not be written
+        if not interrupted(error):  # a status that could not be written
             folder.update_status(status="FAILED", ended=time.time(), error=f"{type(error).__name__}: {error}")
         else:
             folder.update_status(status="KILLED", ended=time.time())
