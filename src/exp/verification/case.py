@@ -10,7 +10,8 @@ import numpy as np
 from exp.seeds import Generator
 from exp.state import State
 from exp.training import LONGEST_BLOCK
-from exp.verification.chain import Chain, judge_block, judge_steps
+from exp.verification.block import judge_block
+from exp.verification.chain import Chain, judge_steps
 from exp.verification.judge import Judge
 from exp.verification.probes import Probe, Shape, probes, signed
 from exp.verification.reference import Reference

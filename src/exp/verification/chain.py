@@ -1,8 +1,7 @@
-"""Steps in sequence: each judged from the state that the method exported before it, and once more as one block."""
+"""Steps in sequence, each judged from the state that the method exported before it."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import inf, sqrt
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,7 @@ import numpy as np
 from exp.arrays import get
 from exp.methods.base import Block, Method
 from exp.state import State
-from exp.verification.comparison import compare, exactly, same_bits, same_states
 from exp.verification.judge import At, Judge
-from exp.verification.reference import exact
 from exp.verification.update import judge_update
 
 
@@ -94,35 +91,3 @@ def _judge_one(judge: Judge, chain: Chain, step: int, method: Method, placed: tu
 
         judge.first_wrong_step = loss_again
     return loss, None
-
-
-def judge_block(judge: Judge, chain: Chain, single: np.ndarray, last: State) -> None:
-    """The steps of a chain as one block: its losses, (steps,), are the `single` ones, and its state leads on as `last`.
-
-    Where they are not so bit for bit, roundings add up: √steps times what a step may be off.
-    """
-    subject, steps = judge.subject, len(chain.plan)
-    method = subject.start(chain.state, chain.optimizer)
-    rows = [batch for batch in chain.plan if batch is not None]
-    block = Block(0, steps, np.stack(rows) if rows else None)
-    losses = subject.steps(method, subject.put(chain.x), subject.put(chain.y), block)
-    if losses.shape != single.shape:
-        judge.add(At(chain.name, 0), "batches", "number of losses", exactly(losses.size, single.size))
-        return
-    if same_bits(losses.astype(np.float64), single) and same_states(method.export(), last):
-        return
-    right = judge.right(last.params, chain.x, chain.y)
-    if right is None:
-        judge.remarks.append(f"{chain.name}: could not be decided (numbers overflow)")
-        return
-    apart = max(1.0, sqrt(steps))
-    relative = right.envelope.allowed("loss/loss") / right.envelope.right["loss/loss"].abs()
-    allowed = (exact(single).abs() * relative * apart).nan_to_num(nan=inf).clamp(min=judge.arithmetic.smallest)
-    for step in range(steps):
-        judge.add(At(chain.name, step), "batches", "loss", compare(losses[step], exact(single[step]), allowed[step]))
-    comparison = compare(
-        get(method.predict(subject.put(chain.x))),
-        exact(get(subject.start(last, chain.optimizer).predict(subject.put(chain.x)))),
-        right.envelope.allowed(right.output) * apart,
-    )
-    judge.add(At(chain.name, steps), "batches", "state after the block, by its output", comparison)

@@ -88,7 +88,9 @@ class Uniform:
         return size * self._draw(size, 1.0)
 
     def update(self, value: Tensor) -> Tensor:
-        """What an update rule reads or writes, element by element."""
+        """What an update rule reads or writes, element by element; counts are as they are."""
+        if not value.is_floating_point():
+            return value
         return value * self._draw(value, self._arithmetic.summed(1)).add_(1)
 
     def correction(self, betas: Sequence[float], count: int) -> float:

@@ -31,8 +31,8 @@ def judge_update(
     """
     rule, already, start = Rule(optimizer), len(judge.judged), before.map(exact)
     judge.add(at, "update", "count", exactly(int(after.count), int(before.count) + 1))
-    starts = [start, *(start.map(lambda value: _noisy(judge, value)) for _ in range(DRAWS))]
-    given = [grads[0], *({name: _noisy(judge, grad) for name, grad in each.items()} for each in grads[1:])]
+    starts = [start, *(start.map(lambda value: judge.noise.update(value)) for _ in range(DRAWS))]
+    given = [grads[0], *({name: judge.noise.update(grad) for name, grad in each.items()} for each in grads[1:])]
     results = [rule.updated(state, each) for state, each in zip(starts, given, strict=True)]
     params, by_element = [result.params for result in results], own
     if optimizer.slot_names:
@@ -47,13 +47,9 @@ def judge_update(
         judge.judged[already:] = _blamed(optimizer, before, after, judge.judged[already:])
 
 
-def _noisy(judge: Judge, value: Tensor) -> Tensor:
-    return judge.noise.update(value) if value.is_floating_point() else value
-
-
 def _noisy_slots(judge: Judge, optimizer: Any, after: State) -> State:
     """New slots that are a little off, and with them what Adam makes of m / (1 − β₁ᵗ) / √(v / (1 − β₂ᵗ))."""
-    slots = after.map(lambda value: _noisy(judge, value)).slots
+    slots = after.map(lambda value: judge.noise.update(value)).slots
     if "exp_avg" in slots:
         factor = judge.noise.correction(optimizer.betas, int(after.count))
         slots = {**slots, "exp_avg": {name: m * factor for name, m in slots["exp_avg"].items()}}
@@ -71,7 +67,7 @@ def _compare(
     right, *others = [{name: value for name, value in way.items() if name != "count"} for way in ways]
     allowed = Envelope(right, smallest=judge.arithmetic.smallest / min(1.0, getattr(optimizer, "eps", 1.0)))
     for other in others:
-        allowed.widen({name: _noisy(judge, value) for name, value in other.items()})
+        allowed.widen({name: judge.noise.update(value) for name, value in other.items()})
     old, new = before.named(), after.named()
     for name, value in right.items():
         added = old[name].abs().maximum(value.abs()).maximum((value - old[name]).abs())

@@ -1,0 +1,97 @@
+"""The steps of a chain once more, as one block: bit for bit the single ones, or within what rounding makes of them."""
+
+from math import inf
+from typing import Any
+
+import numpy as np
+
+from exp.arrays import get
+from exp.methods.base import Block, Method
+from exp.state import State
+from exp.verification.chain import Chain
+from exp.verification.comparison import Comparison, compare, exactly, same_bits, same_states
+from exp.verification.envelope import Envelope, evaluated, near_kink
+from exp.verification.judge import At, Judge
+from exp.verification.reference import Tensor, exact
+from exp.verification.rules import Rule
+from exp.verification.tolerance import DRAWS
+
+GROWN = 30
+"""Roundings that have grown so many times since the first step are chaos: √100 = 10 would be that of a hundred steps."""
+
+
+def judge_block(judge: Judge, chain: Chain, single: np.ndarray, last: State) -> None:
+    """The steps of a chain as one block: its losses, (steps,), are the `single` ones, and its state is `last`.
+
+    A method may round otherwise in a block, as a compiled loop does: see `_judge_rounded`.
+    """
+    subject, steps = judge.subject, len(chain.plan)
+    method = subject.start(chain.state, chain.optimizer)
+    rows = [batch for batch in chain.plan if batch is not None]
+    block = Block(0, steps, np.stack(rows) if rows else None)
+    losses = subject.steps(method, subject.put(chain.x), subject.put(chain.y), block)
+    if losses.shape != single.shape:
+        judge.add(At(chain.name, 0), "batches", "number of losses", exactly(losses.size, single.size))
+    elif not (same_bits(losses.astype(np.float64), single) and same_states(method.export(), last)):
+        _judge_rounded(judge, chain, losses, method, last)
+
+
+def _judge_rounded(judge: Judge, chain: Chain, losses: np.ndarray, method: Method, last: State) -> None:
+    """Losses and the last output against a reference that runs freely, and DRAWS that go astray by their roundings.
+
+    Errors grow from step to step as those of the method do. Where one of them may have crossed a kink, or they have grown
+    GROWN times, no later step decides, but that the block ends nearer to the end of the single steps than that is to the start.
+    """
+    rule, start = Rule(chain.optimizer), judge.subject.rounded(chain.state).map(exact)
+    states, relative, first = [start] * (1 + DRAWS), 0.0, inf
+    for step in range(len(losses)):
+        allowed, grads = _envelope(judge, states, *map(exact, chain.batch(step)))
+        kink = judge.reference.activation == "relu" and near_kink(allowed, _layers(chain.state)).any()
+        loss = allowed.right["loss/loss"]
+        relative = max(relative, float(allowed.allowed("loss/loss") / loss.abs()) if loss else 0.0)
+        first = min(first, relative or inf)
+        if kink or not allowed.finite or relative > GROWN * first:
+            why = "a row is near a kink" if kink else "roundings have grown" if allowed.finite else "numbers overflow"
+            judge.remarks.append(f"{chain.name}: has other bits than its steps one by one; decided up to step {step} ({why})")
+            apart, moved = (_distance(last, other) for other in (method.export(), judge.subject.rounded(chain.state)))
+            if not apart <= moved:
+                what = f"ends {apart:.3g} from the end of its steps one by one, which is {moved:.3g} from the start"
+                judge.add(At(chain.name, step), "batches", "weights", Comparison(inf, (), apart, moved, 0.0, what))
+            return
+        error = allowed.allowed("loss/loss").clamp(min=relative * float(loss.abs()))
+        judge.add(At(chain.name, step), "batches", "loss", compare(losses[step], loss, error))
+        updated = [rule.updated(state, each) for state, each in zip(states, grads, strict=True)]
+        pairs = zip(states[1:], updated[1:], strict=True)
+        states = [updated[0], *(_rounded(judge, chain.optimizer, before, after) for before, after in pairs)]
+    allowed, _ = _envelope(judge, states, exact(chain.x), exact(chain.y))
+    key = f"forward/layer{_layers(chain.state)}.output"
+    comparison = compare(get(method.predict(judge.subject.put(chain.x))), allowed.right[key], allowed.allowed(key))
+    judge.add(At(chain.name, len(losses)), "batches", "state after the block, by its output", comparison)
+
+
+def _envelope(judge: Judge, states: list[State], x: Tensor, y: Tensor) -> tuple[Envelope, list[dict[str, Tensor]]]:
+    """The step from the first of the states, its distance to those from the others, and the gradients of each."""
+    reference, arithmetic = judge.reference, judge.arithmetic
+    found = [reference.evaluate(state.params, x, y, judge.noise if draw else None) for draw, state in enumerate(states)]
+    envelope = Envelope(evaluated(found[0]), {}, arithmetic.smallest, arithmetic.largest, len(x))
+    for each in found[1:]:
+        envelope.widen(evaluated(each))
+    return envelope, [each.grads for each in found]
+
+
+def _rounded(judge: Judge, optimizer: Any, before: State, after: State) -> State:
+    """The state after an update with the roundings of the update rule, and of Adam's bias corrections."""
+    betas = getattr(optimizer, "betas", None)
+    factor = judge.noise.correction(betas, int(after.count)) if betas else 1.0
+    params = {name: old + (after.params[name] - old) * factor for name, old in before.params.items()}
+    return after._replace(params=params).map(judge.noise.update)
+
+
+def _distance(one: State, other: State) -> float:
+    """Between their parameters, in the 2-norm."""
+    pairs = [(value.astype(np.float64), other.params[name]) for name, value in one.params.items()]
+    return float(np.sqrt(sum(np.sum((left - right) ** 2) for left, right in pairs)))
+
+
+def _layers(state: State) -> int:
+    return sum(name.endswith(".weight") for name in state.params)
