@@ -11,8 +11,8 @@ from exp.conditions import controlled
 from exp.precisions import FP32
 from exp.verification.verdict import EQUIVALENT, UNDECIDED
 
-RANDOM_NETWORKS = [*range(2, 22), 1152, 1435, 1460]
-"""The last three were false alarms, or nearly, while the rounding of tanh in GELU's derivative was not allowed for."""
+RANDOM_NETWORKS = [*range(2, 22), 1152, 1435, 1460, 2754]
+"""The last four were false alarms, or nearly: by the rounding of tanh in GELU's derivative, by gradients whose squares overflow."""
 
 
 @pytest.fixture

@@ -217,7 +217,7 @@ def test_a_verdict_comes_back_from_its_file() -> None:
 
 def test_a_verdict_with_infinite_numbers_comes_back_from_its_file() -> None:
     """Another shape or a NaN is infinitely far, and no number of JSON."""
-    finding = Finding("contract", "determinism", None, "twice", 3, (), nan, -inf, inf)
+    finding = Finding("loss", "loss", None, "chain", 3, (), nan, -inf, inf)
     verdict = Verdict("different", first=finding, resolution={"loss/loss": inf}, largest={"loss/loss": inf})
     found = stored(verdict)
     assert found.first is not None

@@ -38,6 +38,8 @@ def judge_update(
     if optimizer.slot_names:
         slots = [State({}, result.slots, result.count).named() for result in results]
         _compare(judge, at, optimizer, slots, start, after, by_element=own)
+        if any(bool((value.abs() >= judge.arithmetic.largest).any()) for value in slots[0].values()):
+            return  # the squares of gradients overflow, and what a division by them gives is no longer a question of rounding
         if all(np.isfinite(value).all() for arrays in after.slots.values() for value in arrays.values()):
             end = after.map(exact)
             ends = [end, *(_noisy_slots(judge, optimizer, end) for _ in range(DRAWS))]
