@@ -12,7 +12,7 @@ from exp.precisions import FP32
 from exp.verification.verdict import EQUIVALENT, UNDECIDED
 
 RANDOM_NETWORKS = [*range(2, 22), 1152, 1435, 1460, 2754]
-"""The last four were false alarms, or nearly: by the rounding of tanh in GELU's derivative, by gradients whose squares overflow."""
+"""The last four were false alarms, or nearly: by tanh in GELU's derivative, by overflowing squares of gradients."""
 
 
 @pytest.fixture
