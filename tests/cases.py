@@ -38,6 +38,7 @@ def chosen(group: str, **changes: Any) -> dict[str, Any]:
 METHODS: dict[str, Method] = chosen("method")
 PRECISIONS: dict[str, Precision] = chosen("precision")
 LOSSES: dict[str, Loss] = chosen("loss")
+# Rates at which 13 steps move the weights by a few per cent, and a decay that shows.
 OPTIMIZERS: dict[str, Optimizer] = chosen("optimizer", lr=1e-3, weight_decay=0.02)
 
 

@@ -156,9 +156,10 @@ def test_a_row_is_near_a_kink_if_rounding_may_turn_its_sign() -> None:
     spread = torch.full((5, 2), 1e-3, dtype=torch.float64)
     spread[4, 0] = 0.0
     found = Envelope({"pre/layer1": z}, {"pre/layer1": spread}, rows=5)
-    assert near_kink(found, 2).tolist() == [False, True, True, False, False]
+    assert near_kink(found).tolist() == [False, True, True, False, False]
     assert FACTOR + 1 == 4
-    assert near_kink(found, 1).tolist() == [False] * 5  # the output has no kink
+    output = Envelope({"forward/layer1.output": z}, {"forward/layer1.output": spread}, rows=5)
+    assert near_kink(output).tolist() == [False] * 5  # the output has no kink
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ from exp.conditions import controlled
 from exp.methods import Formulas
 from exp.methods.manual import NumPy, Tensor
 from exp.state import State
-from exp.verification import kit
+from exp.verification import contract
 from exp.verification.case import Case
-from exp.verification.kit import CHECKS, conformance
+from exp.verification.contract import CHECKS
+from exp.verification.kit import conformance
 from exp.verification.verdict import Verdict
 
 
@@ -41,7 +42,7 @@ class SameProcess:
 
 @pytest.fixture
 def same_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kit, "ProcessPoolExecutor", SameProcess)
+    monkeypatch.setattr(contract, "ProcessPoolExecutor", SameProcess)
 
 
 def reported(asked: Case, verdict: Verdict | None = None) -> Verdict:

@@ -7,49 +7,36 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cases
 import numpy as np
 import pytest
 import reference_tutorial
 import torch
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from cases import LOSSES, METHODS, PRECISIONS, chosen
 
 import exp
 from exp.activations import ACTIVATIONS
 from exp.arrays import Array, Place, get, library, put
 from exp.conditions import controlled
-from exp.losses import Loss
 from exp.methods import ArrayMethod, Block, Formulas, Method
 from exp.methods.function import layer_function
 from exp.methods.manual import Manual, NumPy
 from exp.network import Network, depth
 from exp.optimizers import SGD, Optimizer, stack_constants
-from exp.precisions import Precision
 from exp.seeds import generator
 from exp.state import State, stack_states
 from exp.training import Training
 
-CONF = Path(__file__).parents[1] / "conf"
 EPS = np.finfo(np.float64).eps
 ROWS, INPUTS, OUTPUTS, BATCH, STEPS = 11, 7, 3, 4, 13
 TOLERANCE = 1e-12
 """13 steps of a hundred roundings each, 1300 EPS = 3e-13, in units of the largest entry of a tensor."""
 
 
-def chosen(group: str, **changes: Any) -> dict[str, Any]:
-    """Every choice of a group of `conf/`, with these changes."""
-    paths = sorted((CONF / group).glob("*.yaml"))
-    return {path.stem: instantiate(OmegaConf.load(path), **changes, _convert_="all") for path in paths}
-
-
-METHODS: dict[str, Method] = chosen("method")
-PRECISIONS: dict[str, Precision] = chosen("precision")
-LOSSES: dict[str, Loss] = chosen("loss")
-# Rates at which 13 steps move the weights by a few per cent, and a decay that shows.
-OPTIMIZERS: dict[str, Optimizer] = chosen("optimizer", lr=1e-3, weight_decay=0.02)
-OPTIMIZERS["momentum-nesterov"] = instantiate(
-    OmegaConf.load(CONF / "optimizer/momentum.yaml"), lr=1e-3, weight_decay=0.02, nesterov=True
-)
+OPTIMIZERS: dict[str, Optimizer] = {
+    **cases.OPTIMIZERS,
+    "momentum-nesterov": replace(cases.OPTIMIZERS["momentum"], nesterov=True),  # type: ignore[call-arg]
+}
 WIDTHS = [5, 4, 6]
 NETWORKS: dict[str, Network] = {
     name: replace(network, hidden=WIDTHS[: len(network.hidden)]) for name, network in chosen("network", seed=0).items()

@@ -118,7 +118,7 @@ def identity(experiment: Experiment, data: Data, device: str) -> str:
     depends = {
         "method": [type(method).__qualname__, {field.name: repr(getattr(method, field.name)) for field in fields(method)}],  # type: ignore[arg-type]
         "code": source_digests(type(method)),
-        "shape": [asked.widths, asked.classes, asked.shape.whole, experiment.training.batch_size is not None],
+        "shape": [asked.widths, asked.classes, asked.shape.whole, asked.ragged, experiment.training.batch_size is not None],
         "network": [experiment.network.activation, experiment.network.bias],
         "parts": [repr(experiment.loss), type(optimizer).__qualname__, repr(optimizer)],
         "where": [experiment.precision.name, device, _device_name(device), experiment.threads],

@@ -10,7 +10,7 @@ from exp.methods.base import Block, Method
 from exp.state import State
 from exp.verification.chain import Chain
 from exp.verification.comparison import Comparison, compare, exactly, same_bits, same_states
-from exp.verification.envelope import Envelope, evaluated, near_kink
+from exp.verification.envelope import Envelope, evaluated
 from exp.verification.judge import At, Judge
 from exp.verification.reference import Tensor, exact
 from exp.verification.rules import Rule
@@ -46,7 +46,7 @@ def _judge_rounded(judge: Judge, chain: Chain, losses: np.ndarray, method: Metho
     states, relative, first = [start] * (1 + DRAWS), 0.0, inf
     for step in range(len(losses)):
         allowed, grads = _envelope(judge, states, *map(exact, chain.batch(step)))
-        kink = judge.reference.activation == "relu" and near_kink(allowed, _layers(chain.state)).any()
+        kink = judge.near_kink(allowed).any()
         loss = allowed.right["loss/loss"]
         relative = max(relative, float(allowed.allowed("loss/loss") / loss.abs()) if loss else 0.0)
         first = min(first, relative or inf)
@@ -64,8 +64,8 @@ def _judge_rounded(judge: Judge, chain: Chain, losses: np.ndarray, method: Metho
         pairs = zip(states[1:], updated[1:], strict=True)
         states = [updated[0], *(_rounded(judge, chain.optimizer, before, after) for before, after in pairs)]
     allowed, _ = _envelope(judge, states, exact(chain.x), exact(chain.y))
-    key = f"forward/layer{_layers(chain.state)}.output"
-    comparison = compare(get(method.predict(judge.subject.put(chain.x))), allowed.right[key], allowed.allowed(key))
+    output = get(method.predict(judge.subject.put(chain.x)))
+    comparison = compare(output, allowed.right[allowed.output], allowed.allowed(allowed.output))
     judge.add(At(chain.name, len(losses)), "batches", "state after the block, by its output", comparison)
 
 
@@ -91,7 +91,3 @@ def _distance(one: State, other: State) -> float:
     """Between their parameters, in the 2-norm."""
     pairs = [(value.astype(np.float64), other.params[name]) for name, value in one.params.items()]
     return float(np.sqrt(sum(np.sum((left - right) ** 2) for left, right in pairs)))
-
-
-def _layers(state: State) -> int:
-    return sum(name.endswith(".weight") for name in state.params)

@@ -50,6 +50,11 @@ class Case:
         return Shape(self.widths, network.bias, network.activation == "relu", self.classes, few, whole)
 
     @property
+    def ragged(self) -> int:
+        """Rows of the last batch of an epoch, where they are fewer than those of a batch."""
+        return self.samples % (self.batch_size or 1)
+
+    @property
     def arithmetic(self) -> Arithmetic:
         return Arithmetic(self.precision, self.subject.place.dtype)
 
@@ -72,7 +77,7 @@ def judge_method(case: Case, judge: Judge) -> None:
 def judge_chain(case: Case, judge: Judge) -> None:
     """Steps from a conditioned state, in batches as configured, a ragged one among them; those of one size as a block too."""
     subject, rows, batched = case.subject, case.shape.rows, case.batch_size is not None
-    ragged = min(case.samples % (case.batch_size or 1) or rows // 2, rows)
+    ragged = min(case.ragged or rows // 2, rows)
     probe = signed(replace(case.shape, rows=2 * rows + ragged) if batched else case.shape, judge.generator)
     params = {name: subject.cast(value) for name, value in probe.params.items()}
     optimizer = visible(subject.optimizer, params, judge.gradient(params, probe.x, probe.y))

@@ -76,10 +76,10 @@ def _judge_one(judge: Judge, chain: Chain, step: int, method: Method, placed: tu
     judge.same_state(at, before, exported)  # a copy, which no step changes
     if right is None:
         return loss, "numbers overflow"
-    if (near := judge.near_kink(right)).any():
+    if (near := judge.near_kink(right.envelope)).any():
         return loss, f"{near.sum()} of {len(near)} rows near a kink"
     already = len(judge.judged)
-    judge.compare(at, right.envelope, {right.output: output, "loss/loss": np.asarray(loss)})
+    judge.compare(at, right.envelope, {right.envelope.output: output, "loss/loss": np.asarray(loss)})
     grads = [evaluation.grads for evaluation in right.evaluations]
     judge_update(judge, at, chain.optimizer, before, method.export(), grads)
     if judge.first_wrong_step is None and any(entry.wrong for entry in judge.judged[already:]):

@@ -33,6 +33,11 @@ class Envelope:
         return spread.maximum(spread.square().mean().sqrt()) if floor else spread
 
     @property
+    def output(self) -> str:
+        """The key of the network's output."""
+        return next(key for key in self.right if key.startswith("forward/"))
+
+    @property
     def finite(self) -> bool:
         """Whether every number is one that the precision has."""
         tensors = [*self.right.values(), *self.spread.values()]
@@ -68,14 +73,13 @@ def envelope(
     return found, [right, *perturbed]
 
 
-def near_kink(found: Envelope, layers: int) -> np.ndarray:
+def near_kink(found: Envelope) -> np.ndarray:
     """The rows, (N,), of which a pre-activation is so near 0 that a correct method may take it for one of the other sign.
 
     One that is 0 in every order of summation is not: there the derivative is 0.
     """
     rows = np.zeros(found.rows, dtype=bool)
-    for layer in range(1, layers):
-        key = f"pre/layer{layer}"
+    for key in [key for key in found.right if key.startswith("pre/")]:
         spread, z = found.spread[key], found.right[key].abs()
         near = (z <= (FACTOR + 1) * found.allowed(key)) & (spread > 0)
         rows |= near.any(dim=-1).numpy()

@@ -36,11 +36,6 @@ class Right:
     envelope: Envelope
     evaluations: Sequence[Evaluation]
 
-    @property
-    def output(self) -> str:
-        """The key of the network's output."""
-        return f"forward/layer{len(self.evaluations[0].outputs)}.output"
-
 
 @dataclass
 class Judge:
@@ -72,16 +67,14 @@ class Judge:
         found = envelope(self.reference, self.arithmetic, self.generator, tensors, exact(x), exact(y), self.plain)
         return Right(x, y, *found) if found[0].finite else None
 
-    def near_kink(self, right: Right) -> np.ndarray:
+    def near_kink(self, right: Envelope) -> np.ndarray:
         """The rows, (N,), that a correct method may see on the other side of ReLU's kink."""
-        if self.reference.activation != "relu":
-            return np.zeros(len(right.x), dtype=bool)
-        return near_kink(right.envelope, len(right.evaluations[0].outputs))
+        return near_kink(right) if self.reference.activation == "relu" else np.zeros(right.rows, dtype=bool)
 
     def conditioned(self, probe: str, params: Params, x: np.ndarray, y: np.ndarray) -> Right | None:
         """The right step on the rows that are away from the kink; None, and a remark, where nothing is left to decide by."""
         found = self.right(params, x, y)
-        near = self.near_kink(found) if found else np.ones(0, dtype=bool)
+        near = self.near_kink(found.envelope) if found else np.ones(0, dtype=bool)
         if found and near.any() and not near.all():
             found = self.right(params, x[~near], y[~near])
         if found is None or near.all():

@@ -35,7 +35,7 @@ def judge_step(judge: Judge, probe: Probe) -> None:
     for name, error in unread.items():
         allowed.spread[f"backward/{name}"] = allowed.spread[f"backward/{name}"].maximum(exact(error))
     keys = [key for key in allowed.right if key.startswith("backward/")]  # from the last layer to the first
-    judge.compare(at, allowed, {right.output: output, "loss/loss": np.asarray(loss)})
+    judge.compare(at, allowed, {allowed.output: output, "loss/loss": np.asarray(loss)})
     judge.compare(at, allowed, {key: grads[key.partition("/")[2]] for key in keys})
     if all(np.isfinite(grad).all() for grad in grads.values()):
         _judge_own_update(judge, at, probe, params, right, grads, unread)

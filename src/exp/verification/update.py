@@ -31,27 +31,28 @@ def judge_update(
     """
     rule, already, start = Rule(optimizer), len(judge.judged), before.map(exact)
     judge.add(at, "update", "count", exactly(int(after.count), int(before.count) + 1))
-    starts = [start, *(start.map(lambda value: judge.noise.update(value)) for _ in range(DRAWS))]
+    starts = [start, *(start.map(judge.noise.update) for _ in range(DRAWS))]
     given = [grads[0], *({name: judge.noise.update(grad) for name, grad in each.items()} for each in grads[1:])]
     results = [rule.updated(state, each) for state, each in zip(starts, given, strict=True)]
-    params, by_element = [result.params for result in results], own
+    params, by_element, decides = [result.params for result in results], own, True
     if optimizer.slot_names:
         slots = [State({}, result.slots, result.count).named() for result in results]
         _compare(judge, at, optimizer, slots, start, after, by_element=own)
-        if any(bool((value.abs() >= judge.arithmetic.largest).any()) for value in slots[0].values()):
-            return  # the squares of gradients overflow, and what a division by them gives is no longer a question of rounding
+        # Where squares of gradients overflow, what a division by them gives is no question of rounding.
+        decides = all(bool((value.abs() < judge.arithmetic.largest).all()) for value in slots[0].values())
         if all(np.isfinite(value).all() for arrays in after.slots.values() for value in arrays.values()):
             end = after.map(exact)
             ends = [end, *(_noisy_slots(judge, optimizer, end) for _ in range(DRAWS))]
             params, by_element = [rule.updated_by_slots(*pair) for pair in zip(starts, ends, strict=True)], True
-    _compare(judge, at, optimizer, params, start, after, by_element=by_element)
+    if decides:
+        _compare(judge, at, optimizer, params, start, after, by_element=by_element)
     if not own:
         judge.judged[already:] = _blamed(optimizer, before, after, judge.judged[already:])
 
 
 def _noisy_slots(judge: Judge, optimizer: Any, after: State) -> State:
     """New slots that are a little off, and with them what Adam makes of m / (1 − β₁ᵗ) / √(v / (1 − β₂ᵗ))."""
-    slots = after.map(lambda value: judge.noise.update(value)).slots
+    slots = after.map(judge.noise.update).slots
     if "exp_avg" in slots:
         factor = judge.noise.correction(optimizer.betas, int(after.count))
         slots = {**slots, "exp_avg": {name: m * factor for name, m in slots["exp_avg"].items()}}
