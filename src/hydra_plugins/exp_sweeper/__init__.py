@@ -17,7 +17,7 @@ class ExpSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Raises `SystemExit` with the sweep's exit code, and `InputError` where it could not start."""
-        from exp.sweep import Combination, sweep
+        from exp.sweep.running import Combination, sweep
 
         assert self.hydra_context and self.config
         loader = self.hydra_context.config_loader

@@ -1,6 +1,5 @@
 """A sweep: every combination of what was typed, checked first, then trained one after the other, compared at the end."""
 
-import secrets
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +41,14 @@ def sweep(combinations: list[Combination], swept: list[str]) -> int:
     if not supported:
         raise InputError("sweep", f"{len(combinations)} combinations", "none of them can run here; the reasons stand above")
     first, task, _ = next(iter(supported.values()))
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    sweep_folder = RunFolder.create(first.runs, "sweep")
+    name = sweep_folder.path.name
+    plan = [
+        {"key": title, "name": title, "factors": _factors(experiment, swept), "overrides": []}
+        for title, (experiment, _, _) in supported.items()
+    ]
+    sweep_folder.write_json("plan.json", {"factors": swept, "runs": plan})
+    sweep_folder.update_status(task="sweep", name=name, status="RUNNING", started=time.time(), ended=None, choices={})
     report.say(f"sweep {name}: {len(supported)} run{'s' * (len(supported) > 1)}")
     if first.tracker.address():
         shared_uploader()
@@ -53,8 +59,22 @@ def sweep(combinations: list[Combination], swept: list[str]) -> int:
         experiment.name = f"{experiment.name} {title}" if experiment.config["name"] else title
         line = Report(title=f"{number}/{len(supported)} {title}")
         line.begin(experiment, data)
-        folders.append(task.record(experiment, data, line, sweep=name, colour=colour))
+        also = {"key": title, "factors": _factors(experiment, swept)}
+        folders.append(task.record(experiment, data, line, sweep=name, colour=colour, **also))
+    sweep_folder.update_status(status="FINISHED", ended=time.time())
+    sweep_folder.release()
     return _compared(first, task, folders, name, swept, report)
+
+
+def _factors(experiment: Experiment, swept: list[str]) -> dict[str, Any]:
+    """The value of each swept key: a choice by its name."""
+    found = {}
+    for key in swept:
+        node: Any = experiment.choices.get(key, experiment.config)
+        for part in key.split(".") if isinstance(node, dict) else ():
+            node = node.get(part) if isinstance(node, dict) else None
+        found[key] = node
+    return found
 
 
 Planned = dict[str, tuple[Experiment, RunTask, Data]]
