@@ -7,6 +7,7 @@ from functools import partial
 from math import inf
 from typing import Any
 
+from exp.claims import Claim
 from exp.conditions import controlled
 from exp.curve import Curve
 from exp.environment import environment
@@ -34,8 +35,10 @@ class Train(RunTask):
     def __call__(self, experiment: Experiment) -> int:
         return alone(self, experiment, Report())
 
-    def record(self, experiment: Experiment, data: Data, report: Report, **status: Any) -> RunFolder:
-        return recorded(experiment, report, partial(_train, experiment, data, report), **status, task="train")
+    def record(
+        self, experiment: Experiment, data: Data, report: Report, claim: Claim | None = None, **status: Any
+    ) -> RunFolder:
+        return recorded(experiment, report, partial(_train, experiment, data, report), claim, **status, task="train")
 
     def table(self, statuses: list[dict[str, Any]], first: Sequence[str]) -> Table:
         valid = valid_columns(statuses)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from exp.claims import Claim
 from exp.environment import environment
 from exp.errors import require_choice
 from exp.experiment import Experiment, Unsupported
@@ -42,9 +43,11 @@ class Verify(RunTask):
             report.say(f"verdict: unsupported: {reason}")
             return EXIT_CODES[UNSUPPORTED]
 
-    def record(self, experiment: Experiment, data: Data, report: Report, **status: Any) -> RunFolder:
+    def record(
+        self, experiment: Experiment, data: Data, report: Report, claim: Claim | None = None, **status: Any
+    ) -> RunFolder:
         report.end()  # nothing of a verification is worth a bar
-        return recorded(experiment, report, partial(self._verify, experiment, data, report), **status, task="verify")
+        return recorded(experiment, report, partial(self._verify, experiment, data, report), claim, **status, task="verify")
 
     def _verify(
         self, experiment: Experiment, data: Data, report: Report, folder: RunFolder, device: str, send: Callable[[], None]
