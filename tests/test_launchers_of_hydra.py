@@ -28,8 +28,6 @@ from exp.registry import conf_folder
 pytestmark = [
     # Hydra 1.3 merges a file with the plugin's own configuration of that name, and says so. It is what we want.
     pytest.mark.filterwarnings(r"ignore:\s*'hydra/launcher/\w+' is validated against ConfigStore schema:UserWarning"),
-    # Ray asks for the opposite of what it does today for tasks without a GPU.
-    pytest.mark.filterwarnings("ignore:Tip. In future versions of Ray:FutureWarning"),
 ]
 
 needs_ray = pytest.mark.skipif(not importlib.util.find_spec("hydra_plugins.hydra_ray_launcher"), reason="needs exp[ray]")
