@@ -92,7 +92,10 @@ def command() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, AttributeError):
             stream.flush()
-    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+    code = code if isinstance(code, int) else 0 if code is None else 1
+    if "joblib.externals.loky.reusable_executor" in sys.modules:
+        sys.exit(code)  # joblib has to remove what it made
+    os._exit(code)
 
 
 if __name__ == "__main__":

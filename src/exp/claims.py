@@ -24,6 +24,14 @@ class Claim:
     uploads: bool
 
 
+_held: list[RunFolder] = []
+
+
+def at_work() -> bool:
+    """Whether this process holds a run that it has claimed."""
+    return any(folder.held for folder in _held)
+
+
 class Claims:
     """The claims under a runs folder."""
 
@@ -56,6 +64,7 @@ class Claims:
             unfinished = self._folder / f".{key}"
             unfinished.write_text(folder.path.name)
             unfinished.replace(self._folder / key)
+        _held[:] = [folder]
         return folder
 
     @contextmanager

@@ -3,6 +3,7 @@
 import re
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,9 @@ from exp import registry
 from exp.config_errors import explained
 from exp.errors import MISSING, InputError
 from exp.override_text import value_text
+
+# Said of every file that completes a launcher's own configuration; that Hydra checks its keys and types by it, is meant.
+warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated", UserWarning)
 
 
 def compose(overrides: list[str], config_dir: str | Path | None = None) -> tuple[DictConfig, dict[str, Any], list[str]]:

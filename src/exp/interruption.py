@@ -2,6 +2,8 @@
 
 import _thread
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -16,6 +18,39 @@ def raise_on_sigterm() -> None:
         raise Terminated
 
     signal.signal(signal.SIGTERM, handle)
+
+
+@contextmanager
+def told_first(act: Callable[[], None]) -> Iterator[None]:
+    """Meanwhile the first Ctrl-C or SIGTERM only calls `act`, and is raised at the end; a second is raised at once.
+
+    For waiting for other processes, which are told to end by `act` and then do.
+    """
+    told: list[int] = []
+
+    def handle(number: int, frame: Any) -> None:
+        told.append(number)
+        act()
+        if len(told) > 1:
+            raise _EXCEPTIONS[number]
+
+    before = {number: signal.signal(number, handle) for number in _EXCEPTIONS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if told:
+        raise _EXCEPTIONS[told[0]]
+
+
+_EXCEPTIONS: dict[int, type[BaseException]] = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
+
+
+def end_by_sigterm_alone() -> None:
+    """In a worker: Ctrl-C in the terminal is for the sweeper, which tells its runs to end; SIGTERM raises `Terminated`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise_on_sigterm()
 
 
 def terminate() -> None:

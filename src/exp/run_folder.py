@@ -74,6 +74,11 @@ class RunFolder:
             os.close(self._lock)
             self._lock = None
 
+    @property
+    def held(self) -> bool:
+        """Whether this process holds the lock by this object."""
+        return self._lock is not None
+
     def beat(self) -> None:
         """Say that the run is alive, to machines that do not see its lock."""
         with suppress(OSError):

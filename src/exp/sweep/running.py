@@ -5,10 +5,12 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from exp.interruption import Terminated, told_first
 from exp.report import Report
 from exp.sweep.execution import Order, execute, lost
 from exp.sweep.planning import Entry
 from exp.sweep.watching import Watch
+from exp.sweep_folder import KILLED
 
 Launch = Callable[[Order, list[list[str]]], None]
 """Do the runs with these overrides, in other processes; returns when they are over, or raises when some died."""
@@ -51,10 +53,13 @@ def _here(order: Order, entry: Entry, planned: dict[str, Any], entries: list[Ent
 
 
 def _elsewhere(order: Order, chosen: list[Entry], launch: Launch, entries: list[Entry]) -> None:
-    """Launch, and say meanwhile what becomes of the runs. A launcher that fails has told its runs nothing: they tell."""
-    with Watch(order, entries):
+    """Launch, and say meanwhile what becomes of the runs. Told to stop, it tells them, and returns when they have."""
+    with Watch(order, entries), told_first(lambda: order.stop.tell(KILLED)):
         try:
             launch(order, [entry.overrides for entry in chosen])
+        except SystemExit:  # of Ray, which takes SIGTERM for itself
+            order.stop.tell(KILLED)
+            raise Terminated from None
         except Exception as error:
             Report().say(f"the launcher ended early: {' '.join(f'{type(error).__name__}: {error}'.split())[:200]}")
 

@@ -20,7 +20,7 @@ from exp.tracking.uploader import shared_uploader
 KILLED_PATIENCE_SECONDS = 5.0
 """How long a run that was told to stop waits for its last upload."""
 
-HEARTBEAT_SECONDS = 2.0
+HEARTBEAT_SECONDS = 0.5
 """How often a run says that it is alive, and asks whether it is to stop."""
 
 Work = Callable[[RunFolder, str, Callable[[], None]], dict[str, Any]]

@@ -10,6 +10,9 @@ from omegaconf import DictConfig
 class ExpSweeper(Sweeper):
     """Plan every run of the sweep, then do them, here or by the chosen launcher."""
 
+    def __init__(self, cores: int | None = None, gpus: int | None = None, workers: int | None = None) -> None:
+        """They are there for the launcher's settings to refer to; filled in once the combinations are known."""
+
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config, self.hydra_context = config, hydra_context
 

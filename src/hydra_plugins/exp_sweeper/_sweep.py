@@ -1,5 +1,7 @@
 """From what was typed to a plan and a launcher."""
 
+import importlib.util
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -7,26 +9,27 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict, read_write
 
 from exp.composition import Composer, axis_parser, axis_values
 from exp.configuration import described_sweep
+from exp.errors import InputError
+from exp.gpus import visible_gpus
 from exp.sweep.execution import Order
-from exp.sweep.planning import plan
+from exp.sweep.planning import Plan, plan
+from exp.sweep.running import Launch
 from exp.sweep.specification import expand
 from exp.sweep.sweeping import sweep
 from hydra_plugins.exp_sweeper._job import Job
 
-HERE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
-"""Hydra's own launcher does one job after the other in this process, and composes each anew: that we do ourselves."""
-
-ELSEWHERE = ("ray", "submitit_slurm")
-"""Launchers whose workers may be other machines, with other devices."""
+EXTRAS = {"joblib": ("joblib", "joblib"), "ray": ("ray", "ray"), "submitit": ("submitit", "submitit")}
+"""Of a launcher's name up to the underscore: the package that it needs, and our extra that installs it."""
 
 
 def swept(context: HydraContext, config: DictConfig, arguments: list[str]) -> int:
     """Expand, plan and do the sweep; returns its exit code. Raises `InputError` where it could not start."""
-    loader = context.config_loader
+    loader, name = context.config_loader, str(config.hydra.runtime.choices["hydra/launcher"])
+    _require_installed(name)
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
     axes = {o.get_key_element(): axis_values(o) for o in parsed if o.is_sweep_override()}
     constants = {o.get_key_element(): str(o.input_line) for o in parsed if not o.is_sweep_override()}
@@ -34,16 +37,50 @@ def swept(context: HydraContext, config: DictConfig, arguments: list[str]) -> in
     base, _ = composer.compose(list(constants.values()))
     chosen = described_sweep(base, arguments)
     settings = expand(chosen, axes, constants, int(base.seed), axis_parser(loader))
-    launcher = str(config.hydra.launcher._target_)
-    elsewhere = str(config.hydra.runtime.choices["hydra/launcher"]) in ELSEWHERE
     own = [override for key, override in constants.items() if key.split(".")[0] != "sweep"]
+    elsewhere = name == "submitit_slurm" or (name == "ray" and config.hydra.launcher.ray.init.address != "local")
     planned = plan(composer.compose, own, settings, chosen, elsewhere=elsewhere)
-    launch = None if launcher == HERE else partial(_launch, context, config)
-    return sweep(planned, chosen, launch, elsewhere=elsewhere)
+    return sweep(planned, chosen, _launch(context, config, name, planned), elsewhere=elsewhere)
 
 
-def _launch(context: HydraContext, config: DictConfig, order: Order, overrides: list[list[str]]) -> None:
-    """Do the runs with these overrides by the chosen launcher; returns when they are over."""
-    job = Job(order=order, folder=str(Path.cwd()), import_paths=tuple(sys.path))
+def _require_installed(name: str) -> None:
+    package, extra = EXTRAS.get(name.partition("_")[0], ("hydra", ""))
+    plugin = f"hydra_plugins.hydra_{package}_launcher"
+    if name.partition("_")[0] in EXTRAS and not (importlib.util.find_spec(plugin) and importlib.util.find_spec(package)):
+        raise InputError("hydra/launcher", name, f"needs what is not installed; pip install 'exp[{extra}]'")
+
+
+def _launch(context: HydraContext, config: DictConfig, name: str, planned: Plan) -> Launch | None:
+    """How runs are launched; None for in this process, one after the other, composed once.
+
+    Hydra's basic launcher does that too, but composes each anew; and with a single worker joblib does.
+    """
+    ready = [entry.ready[0] for entry in planned.runs if entry.ready]
+    cores = max((experiment.threads for experiment in ready), default=1)
+    gpus = visible_gpus() if any(experiment.device.name == "cuda" for experiment in ready) else []
+    workers = max(1, min(len(os.sched_getaffinity(0)) // cores, len(gpus) or sys.maxsize))
+    with read_write(config.hydra), open_dict(config.hydra.sweeper):
+        config.hydra.sweeper.update({"cores": cores, "gpus": int(bool(gpus)), "workers": workers})
+    if name == "basic" or (name == "joblib" and config.hydra.launcher.n_jobs == 1):
+        return None
+    at_once = workers if name == "submitit_local" else sys.maxsize  # it has no bound of its own
+    return partial(_launched, context, config, at_once, tuple(gpus) if name == "joblib" else ())
+
+
+def _launched(
+    context: HydraContext,
+    config: DictConfig,
+    at_once: int,
+    gpus: tuple[str, ...],
+    order: Order,
+    overrides: list[list[str]],
+) -> None:
+    """Do the runs with these overrides by the chosen launcher, so many at once; returns when they are over."""
+    job = Job(order=order, folder=str(Path.cwd()), import_paths=tuple(sys.path), sweeper=os.getpid(), gpus=gpus)
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=job, config=config)
-    launcher.launch(overrides, initial_job_idx=0)
+    try:
+        for first in range(0, len(overrides), at_once):
+            launcher.launch(overrides[first : first + at_once], initial_job_idx=first)
+    finally:
+        if "joblib" in sys.modules:  # its workers would wait for more, and are not missed
+            sys.modules["joblib.externals.loky"].get_reusable_executor().shutdown(wait=True, kill_workers=True)
