@@ -4,6 +4,7 @@ With `composition`, `config_errors`, `__main__` and the sweeper plugin, the only
 """
 
 import importlib
+import re
 import traceback
 import types
 import typing
@@ -29,7 +30,7 @@ from exp.network import Network
 from exp.optimizers import Optimizer
 from exp.precisions import Precision
 from exp.problems import Problem
-from exp.tasks.base import Task
+from exp.tasks.base import RecordedConfig, Task
 from exp.tracking.settings import Tracker
 from exp.training import Training
 
@@ -102,9 +103,30 @@ def _built(config: DictConfig, choices: dict[str, Any], overrides: list[str]) ->
     parts: dict[str, Any] = {group: _part(prefixes[group], node) for group, node in checked.items()} | top
     parts["name"] = top["name"] or run_name(choices["method"], overrides)
     task = parts.pop("task")
+    if (stored := task.recorded(top["runs"])) is not None:
+        here = {**top, "tracker": parts["tracker"], "config": OmegaConf.to_container(checked["tracker"])}
+        return _repeated(stored, here, choices, overrides), task
     named = {group: str(choices[group]) for group in GROUPS if group != "task"}
     plain = {prefixes[group]: OmegaConf.to_container(node) for group, node in checked.items()}
     return Experiment(**parts, choices=named, config=plain | top), task
+
+
+def _repeated(stored: RecordedConfig, here: dict[str, Any], choices: dict[str, str], overrides: list[str]) -> Experiment:
+    """The experiment of a recorded run. `here` are the name, the folder of runs and the tracker of this command."""
+    own = f"task={choices['task']}"
+    for key, value in typed_values(overrides).items():
+        if re.split(r"[./]", key)[0] not in (choices["task"], "task", "tracker", "runs", "name"):
+            raise InputError(key, value, f"{own} takes it from the recorded run; leave it out, or leave {own} out")
+    groups = [group for group in GROUPS if group not in ("task", "tracker")]
+    config = OmegaConf.create({key: stored.config[key] for key in (*groups, *_names(TopLevel)) if key in stored.config})
+    top = _typed("", TopLevel, OmegaConf.create({key: config.get(key) for key in _names(TopLevel)})) | {key: here[key] for key in ("name", "runs")}
+    TopLevel(**top)
+    checked = {group: _checked(group, config, group) for group in groups}
+    parts: dict[str, Any] = {group: _part(group, node) for group, node in checked.items()}
+    plain = {group: OmegaConf.to_container(node) for group, node in checked.items()} | {"tracker": here["config"]}
+    task = {"task": stored.config["task"]} if "task" in stored.config else {}
+    parts |= top | {"tracker": here["tracker"], "name": here["name"] or stored.name}
+    return Experiment(**parts, choices={**stored.choices, "tracker": choices["tracker"]}, config=plain | task | top)
 
 
 def _names(schema: type) -> list[str]:
