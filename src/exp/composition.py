@@ -82,7 +82,7 @@ def names_quoted(words: list[str]) -> list[str]:
 
 def _text(value: str) -> str:
     """A text in quotes, unless it is already, or is an interpolation."""
-    if value[0] in "'\"" and value[-1] == value[0] and len(value) > 1 or value.startswith("${"):
+    if (value[0] in "'\"" and value[-1] == value[0] and len(value) > 1) or value.startswith("${"):
         return value
     escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
     return f"'{escaped}'"

@@ -119,7 +119,9 @@ def _repeated(stored: RecordedConfig, here: dict[str, Any], choices: dict[str, s
             raise InputError(key, value, f"{own} takes it from the recorded run; leave it out, or leave {own} out")
     groups = [group for group in GROUPS if group not in ("task", "tracker")]
     config = OmegaConf.create({key: stored.config[key] for key in (*groups, *_names(TopLevel)) if key in stored.config})
-    top = _typed("", TopLevel, OmegaConf.create({key: config.get(key) for key in _names(TopLevel)})) | {key: here[key] for key in ("name", "runs")}
+    top = _typed("", TopLevel, OmegaConf.create({key: config.get(key) for key in _names(TopLevel)})) | {
+        key: here[key] for key in ("name", "runs")
+    }
     TopLevel(**top)
     checked = {group: _checked(group, config, group) for group in groups}
     parts: dict[str, Any] = {group: _part(group, node) for group, node in checked.items()}

@@ -29,6 +29,9 @@ import yaml
 from exp.errors import InputError
 from exp.state import State
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml where PyYAML was built with it: ten times as fast, and a sweep has hundreds of configurations."""
+
 
 class RunFolder:
     """One run's folder. The process that creates it holds its lock until `release`."""
@@ -95,7 +98,7 @@ class RunFolder:
         self._replace("config.yaml", yaml.safe_dump(dict(config), sort_keys=False).encode())
 
     def config(self) -> dict[str, Any]:
-        return yaml.safe_load((self.path / "config.yaml").read_text())
+        return yaml.load((self.path / "config.yaml").read_bytes(), Loader=_LOADER)
 
     def write_curve(self, arrays: Mapping[str, np.ndarray]) -> None:
         unfinished = self.path / ".curve.npz"

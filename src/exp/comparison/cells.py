@@ -35,7 +35,8 @@ def text(row: Row, name: str) -> str:
         return _with_spread(row.speed, "×", digits=3) + (MARK if row.speed.n and not row.verified else "")
     spread = row.numbers[name]
     if not spread.n:
-        return "blew up" if row.trials and all(trial.state == "blew up" for trial in row.trials) else "–"
+        blew_up = name == "final/loss" and all(trial.state == "blew up" for trial in row.trials)
+        return "blew up" if blew_up else "–"
     if name.startswith("memory/"):
         shown = _with_spread(Spread(tuple(value / 2**20 for value in spread.values)), " MiB", digits=3)
     else:

@@ -21,7 +21,7 @@ MOST_POINTS_SVG = 400_000
 
 Figure = dict[str, Any]
 GRID = {"gridcolor": "#e6e8eb", "zerolinecolor": "#c9cdd2", "linecolor": "#8a9099", "showline": True, "automargin": True}
-LOGARITHMIC = {"type": "log", "exponentformat": "e", "dtick": None}
+LOGARITHMIC = {"type": "log", "exponentformat": "e", "nticks": 9}
 
 
 def array(values: np.ndarray) -> dict[str, str]:
@@ -122,8 +122,10 @@ def _band_traces(
     traces = []
     if found.n > 1:
         edge = {**group, "line": {"width": 0, "color": colour}, "showlegend": False, "hoverinfo": "skip", "meta": "band"}
-        known = np.isfinite(found.low) & np.isfinite(found.high) & ((found.low > 0) | (not positive))
-        low, high = (np.where(known, edges, np.nan) for edges in (found.low, found.high))
+        low, high = found.low, found.high
+        if positive:  # on a logarithmic axis a band from 0 begins at its own foot
+            foot = 0.5 * np.min(high[high > 0], initial=np.inf)
+            low, high = (np.where(edges > 0, edges, np.where(high > 0, foot, np.nan)) for edges in (low, high))
         traces = [{**edge, "y": array(low)}, {**edge, "y": array(high), "fill": "tonexty", "fillcolor": f"{colour}33"}]
     line = {"color": colour, "width": 1.8}
     return [*traces, {**group, "name": name, "y": drawn(found.mean), "line": line, "meta": "mean", "showlegend": True}]
@@ -136,7 +138,10 @@ def _base() -> dict[str, Any]:
 
 
 def _layout(x: str, y: str, rows: Sequence[Row], *, logarithmic: bool) -> dict[str, Any]:
-    axes = {"xaxis": {**GRID, "title": {"text": x}}, "yaxis": {**GRID, "title": {"text": y}} | (LOGARITHMIC if logarithmic else {})}
+    axes = {
+        "xaxis": {**GRID, "title": {"text": x}},
+        "yaxis": {**GRID, "title": {"text": y}} | (LOGARITHMIC if logarithmic else {}),
+    }
     legend = {"x": 1.01, "y": 1, "bgcolor": "rgba(255,255,255,0.8)", "font": {"size": 12}, "tracegroupgap": 2}
     named = sum(len(row.trials) for row in rows) if all(len(row.trials) == 1 for row in rows) else len(rows)
     return _base() | axes | {"legend": legend, "showlegend": named <= MOST_NAMED, "hoverlabel": {"namelength": -1}}

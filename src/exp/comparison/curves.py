@@ -28,7 +28,7 @@ def band(curves: Sequence[np.ndarray]) -> Band:
     if len(curves) == 1:
         return Band(curves[0], curves[0], curves[0], 1)
     if not length:
-        return Band(*(np.empty(0),) * 3, len(curves))
+        return Band(np.empty(0), np.empty(0), np.empty(0), len(curves))
     stacked = np.full((len(curves), length), np.nan)
     for place, curve in enumerate(curves):
         stacked[place, : len(curve)] = curve

@@ -52,7 +52,9 @@ def differences(trials: Sequence[Trial], declared: Sequence[str], *, planned: bo
         for trial, reading in zip(begun, readings, strict=True):
             reading |= {("configuration", key): value for key, value in _uncovered(trial, declared)}
     found = []
-    for kind, what in sorted({key: None for reading in readings for key in reading}, key=lambda key: list(DEPENDS).index(key[0])):
+    for kind, what in sorted(
+        {key: None for reading in readings for key in reading}, key=lambda key: list(DEPENDS).index(key[0])
+    ):
         if kind == "configuration" or not all(_same(reading, readings[0], (kind, what)) for reading in readings):
             relevant = [key for key in declared if key.partition(".")[0] in (*DEPENDS[kind], *PRESETS) or _seeds(key, kind)]
             found += _within_groups(kind, what, relevant, begun, readings)
@@ -63,7 +65,9 @@ def require_kinds(key: str, kinds: Sequence[str]) -> None:
     """Raise `InputError` for the name of a difference that there is not."""
     for name in kinds:
         if name not in DEPENDS:
-            raise InputError(key, f"[{','.join(kinds)}]", f"{name} is no kind of difference; choose {listed(nearest(name, DEPENDS))}")
+            raise InputError(
+                key, f"[{','.join(kinds)}]", f"{name} is no kind of difference; choose {listed(nearest(name, DEPENDS))}"
+            )
 
 
 def require_allowed(found: Sequence[Difference], allow: Sequence[str]) -> None:
@@ -82,7 +86,9 @@ def code_of(environment: dict[str, Any], *, with_sources: bool) -> dict[str, str
         return {name: digest[:12] for name, digest in environment["sources"].items()}
     commits = {name: environment.get(name) or {} for name in ("git_of_exp", "git")}
     return {
-        {"git_of_exp": "commit of exp", "git": "commit here"}[name]: f"{git['commit'][:12]}{' and changes' * bool(git.get('dirty'))}"
+        {"git_of_exp": "commit of exp", "git": "commit here"}[
+            name
+        ]: f"{git['commit'][:12]}{' and changes' * bool(git.get('dirty'))}"
         for name, git in commits.items()
         if git.get("commit")
     }

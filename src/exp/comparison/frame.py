@@ -65,4 +65,3 @@ def _history(trial: Trial) -> dict[str, np.ndarray]:
         found[name] = np.full(len(steps), np.nan)
         found[name][np.searchsorted(steps, at)] = values
     return found
-

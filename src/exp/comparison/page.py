@@ -11,7 +11,7 @@ from exp.comparison.charts import Figure, bars, distance_curves, loss_curves, ti
 from exp.comparison.page_parts import SCRIPT, STYLE
 from exp.comparison.table import Row
 
-POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
+POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:"
 """What the browser holds the page to: nothing is loaded from anywhere."""
 
 
@@ -103,15 +103,17 @@ def _results(contents: Contents) -> list[str]:
 
 
 def _sections(contents: Contents, figures: Mapping[str, Figure]) -> list[str]:
-    scale = '<span class="buttons" data-for="{}"><button data-scale="log">log</button><button data-scale="linear">linear</button></span>'
+    both = '<button data-scale="log">log</button><button data-scale="linear">linear</button>'
+    scale = f'<span class="buttons" data-for="{{}}">{both}</span>'
     seeded = any(trace.get("meta") == "band" for trace in figures["losses"]["data"])
     shown = '<button data-show="mean">mean and band</button><button data-show="run">every run</button>'
     show = f'<span class="buttons" data-for="losses">{shown}</span>' if seeded else ""
     few = "" if len(contents.rows) > 12 else " few"
     differs = "".join(f"<li>{escape(line)}</li>" for line in contents.differs)
     found = [
-        f'<section id="table"><h2>Relative to {escape(contents.baseline.setting)}</h2>',
+        f'<div class="beside"><section id="table"><h2>Relative to {escape(contents.baseline.setting)}</h2>',
         f'<div class="scroll{few}">{_table(contents)}</div></section>',
+        f'<section id="differs"><h2>What differs apart from the declared factors</h2><ul>{differs}</ul></section></div>',
         f'<section><h2>Training loss{scale.format("losses")}{show}</h2><div class="chart tall" id="losses"></div></section>',
     ]
     if "distances" in figures:
@@ -120,7 +122,6 @@ def _sections(contents: Contents, figures: Mapping[str, Figure]) -> list[str]:
     found.append(f'<section><h2>Time to a loss{scale.format("times")}</h2><div class="chart" id="times"></div></section>')
     places = "".join(f'<div class="bars" id="{name}"></div>' for name in figures if name.startswith("bars-"))
     found.append(f'<section><h2>Final numbers</h2><div class="grid">{places}</div></section>')
-    found.append(f'<section id="differs"><h2>What differs apart from the declared factors</h2><ul>{differs}</ul></section>')
     if contents.pair:
         found.append(f"<section><h2>Everything that differs between the two</h2>{_grid(*contents.pair)}</section>")
     environment = _grid(("what", "value"), contents.environment)
@@ -139,7 +140,7 @@ def _table(contents: Contents) -> str:
 
 
 def _sortable(row: Row, name: str) -> str:
-    value: Any = row.values().get({"time/train_seconds": "seconds"}.get(name, name))
+    value: Any = row.values.get({"time/train_seconds": "seconds"}.get(name, name))
     return "" if value is None else escape(str(value), quote=True)
 
 

@@ -8,6 +8,8 @@ body { margin: 0 auto; max-width: 1500px; padding: 14px 24px 40px; background: #
 h1 { font-size: 20px; margin: 0; } header p { margin: 0 0 8px; color: #59636e; }
 h2 { font-size: 15px; margin: 0 0 8px; display: flex; flex-wrap: wrap; gap: 6px 14px; align-items: center; }
 section { background: #fff; border: 1px solid #dfe3e8; border-radius: 8px; padding: 12px 16px; margin-top: 12px; }
+.beside { display: flex; flex-wrap: wrap; gap: 0 12px; } .beside > section { flex: 1 1 330px; min-width: 0; }
+.beside > #table { flex: 100 1 auto; max-width: 100%; } #differs li { overflow-wrap: anywhere; }
 ul { margin: 0; padding-left: 18px; }
 .results { display: flex; flex-wrap: wrap; gap: 8px; padding: 0; list-style: none; }
 .results li { background: #fff; border: 1px solid #dfe3e8; border-radius: 8px; padding: 6px 14px; }
@@ -53,8 +55,7 @@ document.querySelectorAll("button[data-show]").forEach(button => {
   button.onclick = () => {
     mark(button);
     const runs = button.dataset.show === "run";
-    const visible = place("losses").data.map(trace => (trace.meta === "run") === runs || (runs && trace.meta === "mean" && "legendonly"));
-    Plotly.restyle("losses", {visible});
+    Plotly.restyle("losses", {visible: place("losses").data.map(trace => (trace.meta === "run") === runs)});
   };
 });
 

@@ -48,7 +48,8 @@ def curves_differ(first: np.ndarray, second: np.ndarray) -> str:
 def _differing(where: str, first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[Line]:
     for key in [*first, *(key for key in second if key not in first)]:
         if first.get(key) != second.get(key):
-            yield where, key, *(told(values[key]) if key in values else "–" for values in (first, second))
+            left, right = (told(values[key]) if key in values else "–" for values in (first, second))
+            yield where, key, left, right
 
 
 def _without_commits(found: Mapping[str, str]) -> dict[str, str]:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from exp.comparison.cells import columns, heading, text
 from exp.comparison.differences import DEPENDS, Difference, differences
@@ -59,7 +58,7 @@ class Comparison:
 
     def unmet(self, key: str, condition: str) -> list[str]:
         """The settings in which `condition` does not hold. Raises `InputError` for one that cannot be asked."""
-        values = [row.values() for row in self.rows]
+        values = [row.values for row in self.rows]
         names = list(dict.fromkeys(name for each in values for name in each))
         asked = Condition.parse(key, condition, names)
         return [row.setting for row, each in zip(self.rows, values, strict=True) if not asked.holds(each)]
@@ -70,14 +69,18 @@ class Comparison:
             kinds[trial.state] += 1
         states = ", ".join(f"{count} {state}" for state, count in kinds.items() if count)
         seeds = len({trial.seed for trial in self.selection.trials})
-        subtitle = f"{len(self.selection.trials)} runs ({states}), {len(self.rows)} settings, {seeds} seed{'s' * (seeds > 1)} each"
+        subtitle = (
+            f"{len(self.selection.trials)} runs ({states}), {len(self.rows)} settings, {seeds} seed{'s' * (seeds > 1)} each"
+        )
         title = f"Sweep {self.selection.title}" if self.selection.sweep else f"Comparison of {self.selection.title}"
         lists = (self.notes, self.differs, self.environment())
-        return page(Contents(title, subtitle if seeds > 1 else subtitle.rpartition(",")[0], self.rows, self.baseline, *lists, self.pair))
+        return page(
+            Contents(title, subtitle if seeds > 1 else subtitle.rpartition(",")[0], self.rows, self.baseline, *lists, self.pair)
+        )
 
     def csv(self) -> str:
         """The table, numbers in full: one line a setting."""
-        values = [row.values() for row in self.rows]
+        values = [row.values for row in self.rows]
         names = list(dict.fromkeys(name for each in values for name in each))
         written = io.StringIO()
         writer = csv.DictWriter(written, names, lineterminator="\n")
@@ -99,14 +102,18 @@ class Comparison:
             for trial in self.selection.trials
         ]
         unclear = [
-            {"settings": [each.first, each.second], "n": each.n, "interval": each.interval and [each.interval.low, each.interval.high]}
+            {
+                "settings": [each.first, each.second],
+                "n": each.n,
+                "interval": each.interval and [each.interval.low, each.interval.high],
+            }
             for each in indistinct(self.rows, self.baseline)
         ]
         content = {
             "title": self.selection.title,
             "declared": self.selection.declared,
             "baseline": self.baseline.setting,
-            "table": [row.values() for row in self.rows],
+            "table": [row.values for row in self.rows],
             "runs": runs,
             "differences": [{"kind": each.kind, "what": each.what, "values": each.values} for each in self.differences],
             "allowed": list(self.allow),
@@ -136,7 +143,9 @@ def compared(selection: Selection, runs: Path | str, baseline: str | None, allow
     going_on = any(trial.state in ("running", "planned") for trial in selection.trials)
     if len(measured) < (1 if going_on else 2):
         states = listed(sorted({trial.state for trial in selection.trials}))
-        problem = f"nothing to compare: {len(measured)} of {len(selection.trials)} runs have measured anything, they are {states}"
+        problem = (
+            f"nothing to compare: {len(measured)} of {len(selection.trials)} runs have measured anything, they are {states}"
+        )
         raise InputError("sweep" if selection.sweep else "runs", selection.title, f"{problem}; wait, or name others")
     settings = rows(selection.trials, verdicts(selection.trials, runs))
     chosen = baseline_of(settings, baseline)

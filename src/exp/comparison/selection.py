@@ -75,7 +75,9 @@ def _named(runs: Path | str, names: Sequence[str]) -> Selection:
     in_sweeps = dict.fromkeys(key for trial in trials for key in trial.status.get("factors", {}))
     factors = _differing(trials)
     declared = [key for key in factors if key in in_sweeps or not _controlled(key)]
-    chosen = [Trial(trial.name, {key: factors[key][trial.name] for key in factors}, trial.folder, trial.status) for trial in trials]
+    chosen = [
+        Trial(trial.name, {key: factors[key][trial.name] for key in factors}, trial.folder, trial.status) for trial in trials
+    ]
     return Selection(f"{len(trials)} runs", chosen, declared)
 
 

@@ -6,7 +6,9 @@ involved, Biometrika 34 (1947), with the degrees of freedom of Satterthwaite (19
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import exp, log, nan, sqrt
+from statistics import fmean, stdev
 
 import numpy as np
 
@@ -23,13 +25,13 @@ class Spread:
     def n(self) -> int:
         return len(self.values)
 
-    @property
+    @cached_property
     def mean(self) -> float:
-        return float(np.mean(self.values)) if self.values else nan
+        return fmean(self.values) if self.values else nan
 
-    @property
+    @cached_property
     def std(self) -> float:
-        return float(np.std(self.values, ddof=1)) if self.n > 1 else nan
+        return stdev(self.values) if self.n > 1 else nan
 
 
 @dataclass(frozen=True)

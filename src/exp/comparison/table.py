@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import isfinite, isnan, nan
 from typing import Any
 
@@ -53,12 +54,13 @@ class Row:
     def verified(self) -> bool:
         return self.verdict == "equivalent"
 
-    @property
+    @cached_property
     def speed(self) -> Spread:
         """Steps per second relative to the mean of the baseline's."""
         base = self.numbers["steps_per_second"].mean / self.relative.get("steps_per_second", nan)
         return Spread(tuple(value / base for value in self.numbers["steps_per_second"].values) if isfinite(base) else ())
 
+    @cached_property
     def values(self) -> dict[str, Any]:
         """The row as plain values by the names that conditions, CSV and JSON use. None: not measured.
 

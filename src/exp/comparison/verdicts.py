@@ -49,5 +49,3 @@ def _same_code(judged: dict[str, Any], trained: dict[str, Any]) -> bool:
     with_sources = bool(judged.get("sources") and trained.get("sources"))
     first, second = (code_of(environment, with_sources=with_sources) for environment in (judged, trained))
     return all(first[name] == second[name] for name in first.keys() & second.keys())
-
-

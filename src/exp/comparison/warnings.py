@@ -64,7 +64,9 @@ def notes(rows: Sequence[Row], baseline: Row) -> list[str]:
         if states[state]:
             names = [trial.name for row in rows for trial in row.trials if trial.state == state]
             others = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            lines.append(f"{state}: {states[state]} of {states.total()} runs, not in the numbers: {', '.join(names[:3])}{others}")
+            lines.append(
+                f"{state}: {states[state]} of {states.total()} runs, not in the numbers: {', '.join(names[:3])}{others}"
+            )
     return lines
 
 

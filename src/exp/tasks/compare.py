@@ -21,6 +21,10 @@ UNMET = 5
 """The exit code of a condition that is not met."""
 
 
+MOST_PRINTED = 40
+"""How many rows of the table are printed; the files hold all of it."""
+
+
 @dataclass(kw_only=True)
 class Compare(Task):
     """Compare the runs of a sweep, or runs by their names.
@@ -60,7 +64,10 @@ class Compare(Task):
             report.table(*comparison.pair)
         require_allowed(comparison.differences, self.allow)
         report.say(f"relative to {comparison.baseline.setting}:")
-        report.table(*comparison.table)
+        names, rows = comparison.table
+        report.table(names, rows[:MOST_PRINTED])
+        if len(rows) > MOST_PRINTED:
+            report.say(f"… and {len(rows) - MOST_PRINTED} more settings in compare.csv and compare.html")
         for line in comparison.notes:
             report.say(line)
         folder = Path(self.out) if self.out else selection.sweep.path if selection.sweep else Path("comparison")
@@ -75,16 +82,19 @@ class Compare(Task):
 
 
 def _attach(sweep: RunFolder, report: Report) -> None:
-    """Have the files uploaded to the sweep's run, where it has one; wait for it, within bounds, once the sweep is over."""
+    """Have the files uploaded to the sweep's run, where it has one, and wait for it within bounds.
+
+    Of a sweep that is still going on the status is not ours to change: what lies in its folder is uploaded when it ends.
+    """
     status = sweep.status()
     if not status.get("tracking"):
         return
+    if status["status"] == "RUNNING":
+        report.say("attached to the sweep's run in MLflow when the sweep ends")
+        return
+    sweep.update_status(revision=status.get("revision", 0) + 1)  # there is something new to upload
     uri, path = status["tracking"]["uri"], str(sweep.path.absolute())
     shared_uploader().open(uri)
     shared_uploader().send(sweep.path)
-    if status["status"] == "RUNNING":
-        report.say("attached to the sweep's run in MLflow when it ends")
-        return
-    answer = shared_uploader().wait([path], uri).get(path, {"error": "no answer in time"})
-    failed = answer.get("error")
+    failed = shared_uploader().wait([path], uri).get(path, {"error": "no answer in time"}).get("error")
     report.say(f"not attached in MLflow yet ({failed})" if failed else "attached to the sweep's run in MLflow")
