@@ -64,6 +64,9 @@ LISTS = ("compare.runs", "compare.allow")
 """Keys whose values are names, paths and conditions, or lists of them: typed without the quotes that Hydra asks for."""
 
 
+QUOTED = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"")
+
+
 def names_quoted(words: list[str]) -> list[str]:
     """`debug=nan` with nan as a name, where Hydra reads a number; `compare.require=final/loss < 1` as the text that it is."""
 
@@ -82,7 +85,7 @@ def names_quoted(words: list[str]) -> list[str]:
 
 def _text(value: str) -> str:
     """A text in quotes, unless it is already, or is an interpolation."""
-    if (value[0] in "'\"" and value[-1] == value[0] and len(value) > 1) or value.startswith("${"):
+    if QUOTED.fullmatch(value) or value.startswith("${"):
         return value
     escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
     return f"'{escaped}'"
