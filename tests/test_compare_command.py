@@ -5,11 +5,12 @@ import re
 from pathlib import Path
 
 import pytest
+from commands import done_here, start, until
 from commands import exp as command
-from commands import start, until
 from written_sweeps import ENVIRONMENT, falling, grid, written_run, written_sweep
 
 from exp.composition import names_quoted
+from exp.errors import InputError
 from exp.run_folder import run_folders
 from exp.sweep_folder import sweeps
 
@@ -51,12 +52,14 @@ def test_the_latest_sweep_is_compared(folder: Path) -> None:
     assert all(row["memory/host_bytes"] > 0 for row in stored["table"])
 
 
-def test_a_condition_that_is_not_met_is_exit_code_5_and_says_where(folder: Path) -> None:
-    met = command("task=compare", "compare.require=final/loss < 1e9 and failures == 0", cwd=folder)
-    assert (met.returncode, met.stderr) == (0, "")
-    unmet = command("task=compare", "compare.require=verdict == equivalent", cwd=folder)
-    assert (unmet.returncode, unmet.stderr) == (5, "")
-    assert unmet.stdout.splitlines()[-1] == "unmet: verdict == equivalent: does not hold for autograd"
+def test_a_condition_that_is_not_met_is_exit_code_5_and_says_where(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    assert done_here("task=compare", "compare.require=final/loss < 1e9 and failures == 0") == 0
+    capsys.readouterr()
+    assert done_here("task=compare", "compare.require=verdict == equivalent") == 5
+    assert capsys.readouterr().out.splitlines()[-1] == "unmet: verdict == equivalent: does not hold for autograd"
 
 
 def test_two_runs_have_their_full_difference(folder: Path, tmp_path: Path) -> None:
@@ -71,24 +74,28 @@ def test_two_runs_have_their_full_difference(folder: Path, tmp_path: Path) -> No
     assert (tmp_path / "page" / "compare.html").exists()
 
 
-def test_another_seed_among_named_runs_is_refused_unless_allowed(folder: Path, tmp_path: Path) -> None:
+def test_another_seed_among_named_runs_is_refused_unless_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """By a sweep over seeds it is declared; of runs of their own it is not."""
-    for seed in (0, 1):
-        assert command("method=numpy", f"seed={seed}", f"name=seed{seed}", *SMALL, cwd=tmp_path).returncode == 0
-    runs = "compare.runs=[seed0,seed1]"
-    done = command("task=compare", runs, cwd=tmp_path)
-    assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert done.stderr.startswith(
-        "error: compare.allow=[]: refused, for the runs differ in more than the declared factors: data: "
+    monkeypatch.chdir(tmp_path)
+    for seed in "01":
+        written_run(Path("runs"), f"seed{seed}", falling(9, 0.1), digests={"data": f"d{seed}", "weights": f"w{seed}"})
+    words = ["task=compare", "compare.runs=[seed0,seed1]"]
+    refused = (
+        "^compare.allow=.*: refused, for the runs differ in more than the declared factors: .*weights: w0 in seed0; w1 in seed1"
     )
-    assert done.stderr.endswith("to compare them all the same: compare.allow=[data,weights]\n")
-    assert "differs, not declared: weights: " in done.stdout and "metrics" in done.stdout
-    assert not (tmp_path / "comparison").exists()
-    assert command("task=compare", runs, "compare.allow=data", cwd=tmp_path).returncode == 1
-    allowed = command("task=compare", runs, "compare.allow=[data,weights]", cwd=tmp_path)
-    assert (allowed.returncode, allowed.stderr) == (0, "")
-    assert "differs, allowed: data: " in allowed.stdout
-    assert (tmp_path / "comparison" / "compare.html").exists()
+    with pytest.raises(InputError, match=rf"{refused}; to compare them all the same: compare.allow=\[data,weights\]$"):
+        done_here(*words)
+    printed = capsys.readouterr().out
+    assert "differs, not declared: data: d0 in seed0; d1 in seed1\n" in printed and "\ndata " in printed
+    with pytest.raises(InputError, match=refused.replace(".*weights", "weights")):
+        done_here(*words, "compare.allow=data")
+    assert not Path("comparison").exists()
+    capsys.readouterr()
+    assert done_here(*words, "compare.allow=[data,weights]") == 0
+    assert "differs, allowed: data: " in capsys.readouterr().out
+    assert Path("comparison/compare.html").exists()
 
 
 def test_a_run_of_other_code_in_a_sweep_is_refused(tmp_path: Path) -> None:
@@ -121,37 +128,52 @@ def test_a_run_of_other_code_in_a_sweep_is_refused(tmp_path: Path) -> None:
         (["runs=elsewhere"], "compare.sweep=latest: there is no sweep in elsewhere/ yet; python -m exp -m … makes one"),
     ],
 )
-def test_a_mistake_is_one_line(words: list[str], said: str, folder: Path) -> None:
-    done = command("task=compare", *words, cwd=folder)
-    assert (done.returncode, done.stdout) == (1, ""), done.stdout
-    assert done.stderr.startswith(f"error: {said}") and done.stderr.count("\n") == 1
+def test_a_mistake_is_one_line(
+    words: list[str], said: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(InputError) as raised:
+        done_here("task=compare", *words)
+    assert str(raised.value).startswith(said) and "\n" not in str(raised.value)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_mistake_of_a_comparison_is_exit_code_1(folder: Path) -> None:
+    done = command("task=compare", "compare.baseline=method=numpi", cwd=folder)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: compare.baseline=method=numpi: none of") and done.stderr.count("\n") == 1
 
 
 def test_a_sweep_is_compared_while_it_runs_and_watched_to_its_end(tmp_path: Path) -> None:
-    running = start("-m", "method=numpy", "optimizer.lr=1e-7,1e-6", "tracker=none", "training.steps=2000", cwd=tmp_path)
+    running = start("-m", "method=numpy", "optimizer.lr=1e-7,1e-6", "tracker=none", "training.steps=4000", cwd=tmp_path)
+    until(lambda: sweeps(tmp_path / "runs"))
+    watching = start("task=compare", "compare.watch=true", cwd=tmp_path)
     until(lambda: any(found.curve() for found in run_folders(tmp_path / "runs")))
     early = command("task=compare", cwd=tmp_path)
-    watched = command("task=compare", "compare.watch=true", cwd=tmp_path)
+    printed, _ = watching.communicate(timeout=90)
     assert running.wait(60) == 0 and running.stdout
     running.stdout.close()
-    assert (early.returncode, early.stderr, watched.returncode, watched.stderr) == (0, "", 0, "")
+    assert (early.returncode, early.stderr, watching.returncode) == (0, "", 0)
     assert re.search(r"^(running|planned): [12] of 2 runs, not in the numbers", early.stdout, re.MULTILINE), early.stdout
-    lines = watched.stdout.splitlines()
+    lines = printed.splitlines()
     assert lines[0].split() == ["run", "state", "step", "loss", "steps/s", "time", "left"]
-    assert re.search(r"^lr=1e-[67] +running +\d+/2000 ", watched.stdout, re.MULTILINE)
-    assert re.search(r"^2 runs: .*; failures 0; time left \d", watched.stdout, re.MULTILINE)
+    assert re.search(r"^lr=1e-[67] +running ", printed, re.MULTILINE)
+    assert re.search(r"^2 runs: .*; failures 0; time left ", printed, re.MULTILINE)
     assert "2 runs: 2 finished; failures 0; time left 0 s" in lines
     assert lines[-1].startswith("see runs/")
 
 
-def test_a_sweep_whose_process_is_gone_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_sweep_whose_process_is_gone_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     planned = grid(("numpy", "autograd"), (1e-6,), (0, 1), steps=9)
     planned[1] |= {"status": "RUNNING", "metrics": {}}
     del planned[3]["losses"]
-    written_sweep(tmp_path / "runs", planned, status="RUNNING", ended=None)
-    done = command("task=compare", "compare.watch=true", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "killed: 1 of 4 runs" in done.stdout and "planned: 1 of 4 runs" in done.stdout
+    written_sweep(Path("runs"), planned, status="RUNNING", ended=None)
+    assert done_here("task=compare", "compare.watch=true") == 0
+    printed = capsys.readouterr().out
+    assert "killed: 1 of 4 runs" in printed and "planned: 1 of 4 runs" in printed
 
 
 def test_500_settings_are_compared_in_time_and_printed_in_part(tmp_path: Path) -> None:
@@ -183,9 +205,42 @@ def test_a_comparison_is_not_swept(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (1, "error: task=compare: cannot be swept; leave -m out\n")
 
 
-def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
-    written_run(tmp_path / "runs", "one", falling(5, 0.1))
-    written_run(tmp_path / "runs", "other", falling(5, 0.1))
-    (tmp_path / "file").write_text("")
-    done = command("task=compare", "compare.runs=[one,other]", "compare.out=file", cwd=tmp_path)
-    assert done.returncode == 1 and done.stderr.startswith("error: compare.out=file: cannot be written (")
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "other"):
+        written_run(Path("runs"), name, falling(5, 0.1))
+    Path("file").write_text("")
+    with pytest.raises(InputError, match=r"^compare.out=file: cannot be written \("):
+        done_here("task=compare", "compare.runs=[one,other]", "compare.out=file")
+
+
+@pytest.mark.parametrize("answer", [{"run": "x"}, {"error": "the store is down"}])
+def test_the_files_are_attached_to_the_sweeps_run(
+    answer: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The uploader is told of the sweep's folder once the files lie in it, and that there is something new."""
+    told: list[tuple[str, object]] = []
+
+    class Uploader:
+        def open(self, uri: str) -> None:
+            told.append(("open", uri))
+
+        def send(self, folder: Path) -> None:
+            told.append(("send", sorted(path.name for path in folder.glob("compare.*"))))
+
+        def wait(self, names: list[str], uri: str) -> dict[str, dict[str, str]]:
+            return {names[0]: answer}
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("exp.tasks.compare.shared_uploader", Uploader)
+    planned = grid(("numpy", "autograd"), (1e-6,), (0,), steps=9)
+    sweep = written_sweep(Path("runs"), planned, tracking={"uri": "sqlite:///x.db", "experiment": "exp"}, revision=2)
+    assert done_here("task=compare") == 0
+    assert told == [("open", "sqlite:///x.db"), ("send", ["compare.csv", "compare.html", "compare.json"])]
+    assert sweep.status()["revision"] == 3
+    said = "not attached in MLflow yet (the store is down)" if "error" in answer else "attached to the sweep's run in MLflow"
+    assert capsys.readouterr().out.splitlines()[-1] == said
+    sweep.update_status(status="RUNNING")
+    monkeypatch.setattr("exp.tasks.compare.mark_killed", lambda runs: [])
+    assert done_here("task=compare") == 0 and len(told) == 2 and sweep.status()["revision"] == 3
+    assert capsys.readouterr().out.splitlines()[-1] == "attached to the sweep's run in MLflow when the sweep ends"

@@ -297,7 +297,8 @@ def test_a_planted_disagreement_is_seen(change: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(("group", "choice"), [*CHOICES, *PRESETS])
-def test_every_choice_composes_and_instantiates(group: str, choice: str) -> None:
+def test_every_choice_composes_and_instantiates(group: str, choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exp.tasks.repeat.Repeat.recorded", lambda task, runs: None)  # there is no run to repeat
     experiment, task = instantiate(*compose([f"{group}={choice}", *MANDATORY.get((group, choice), [])]))
     if group in GROUPS:
         assert isinstance(task if group == "task" else getattr(experiment, group), GROUPS[group])
