@@ -74,13 +74,13 @@ def client(uri: str) -> Any:
         return MlflowClient(tracking_uri=uri)
 
 
-def tracked(uri: str) -> dict[str, Any]:
-    """All runs in the store, by the name of their run folder. Fails where a folder was recorded twice."""
+def tracked(uri: str, *, sweeps: bool = False) -> dict[str, Any]:
+    """All runs in the store, by the name of their run folder; or all `sweeps`. Fails where a folder was recorded twice."""
     experiments = [experiment.experiment_id for experiment in client(uri).search_experiments()]
     runs = client(uri).search_runs(experiments, max_results=1000)
     by_folder = {run.data.tags["exp.run"]: run for run in runs}
     assert len(by_folder) == len(runs), "a run folder is in the store more than once"
-    return by_folder
+    return {name: run for name, run in by_folder.items() if (run.data.tags.get("kind") == "sweep") is sweeps}
 
 
 def points(uri: str, run: Any, metric: str) -> list[tuple[int, float]]:

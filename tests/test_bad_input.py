@@ -248,6 +248,14 @@ TYPED = [
     row("task=repeat repeat.run=runs/x", "repeat.run=runs/x: there is no run in runs/ yet"),
     row("-m task=repeat seed=0,1", "repeat.run=latest: there is no run in runs/ yet"),
     # sweeps
+    row("sweep=method", "sweep=method: no such choice; choose methods"),
+    row("sweep.repeat=2", "sweep.repeat=2: no such key; nearest: sweep.repeats", "use sweep.repeats=2"),
+    row("sweep.rerun=fail", "sweep.rerun=fail: choose failed,"),
+    row("sweep.grid.seed=[0,1]", "sweep.grid.seed=[0,1]: put a + before", "+sweep.grid.seed=[0,1]"),
+    row("+sweep.grid.seed=[]", "sweep.grid.seed=[]: has no values"),
+    row("+sweep.grid.task=[train]", "sweep.grid.task: cannot be swept"),
+    row("sweep.union=[{seed:[0,1]}]", "sweep.union.0.seed: no such key of a part"),
+    row(["sweep.exclude=['seed = 1']"], "sweep.exclude=['seed = 1']: cannot be read at character", "compare with =="),
     row("hydra/launcher=nope", "hydra/launcher=nope: "),
     row("-m hydra/launcher=nope seed=0,1", "hydra/launcher=nope: "),
     row("-m optimizer.lr=1e-6,-1", "optimizer.lr=-1: allowed: a number > 0"),
@@ -453,6 +461,8 @@ WRONG_TYPES: dict[typing.Any, list[str]] = {
     list[int]: ["5", "[a]", "[1.5]", "{a:1}", "[[1]]"],
     list[float]: ["0.9", "[a,b]", "{a:1}"],
     list[str]: ["age", "[[a]]", "{a:1}"],
+    list[typing.Any]: ["5", "a", "true", "{a:1}"],
+    dict[str, typing.Any]: ["5", "a", "true", "[a]"],
 }
 KEYS = [(group, choice, key) for group, choice in [("", ""), *CHOICES] for key in annotations(group, choice)]
 
@@ -480,7 +490,18 @@ OUT_OF_RANGE = {
     "index": ["-1"],
 } | {
     key: ["0", "-1"]
-    for key in ("threads", "samples", "inputs", "outputs", "steps", "epochs", "batch_size", "evaluate_every", "log_every")
+    for key in (
+        "threads",
+        "samples",
+        "inputs",
+        "outputs",
+        "steps",
+        "epochs",
+        "batch_size",
+        "evaluate_every",
+        "log_every",
+        "repeats",
+    )
 }
 NUMERIC = [found for found in KEYS if kind(annotations(*found[:2])[found[2]])[0] in (int, float, list[int], list[float])]
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from exp.run_folder import run_folders
 def test_a_real_sweep_with_validation_is_a_tidy_frame(tmp_path: Path) -> None:
     words = ["problem=diabetes", "loss=mean_squared_error", "optimizer.lr=1e-4,1e-3", "training.steps=20", "tracker=none"]
     assert command("-m", "method=numpy", "training.evaluate_every=7", *words, cwd=tmp_path).returncode == 0
-    frame = exp.results(runs_folder=tmp_path / "runs")
+    frame: Any = exp.results(runs_folder=tmp_path / "runs")
     assert list(frame.columns[:5]) == ["run", "folder", "status", "verdict", "optimizer.lr"]
     assert {"final/loss", "final/valid_r2", "time/step_seconds", "step", "seconds", "train/loss", "valid/loss", "valid/r2"} < {
         *frame
@@ -42,7 +43,7 @@ def test_runs_of_any_length_and_state_are_in_it(tmp_path: Path) -> None:
     planned[2] |= {"status": "RUNNING", "metrics": {}, "verdict": "equivalent"}
     del planned[3]["losses"]
     sweep = written_sweep(tmp_path / "runs", planned)
-    frame = exp.results(sweep.path.name, tmp_path / "runs")
+    frame: Any = exp.results(sweep.path.name, tmp_path / "runs")
     assert frame.groupby("run", sort=False).size().tolist() == [9, 4, 9]
     assert frame.groupby("run", sort=False)["status"].first().tolist() == ["finished", "blew up", "running"]
     assert frame["final/loss"].isna().sum() == 9 and frame["seed"].tolist() == [0] * 9 + [1] * 4 + [0] * 9
@@ -53,7 +54,7 @@ def test_runs_of_any_length_and_state_are_in_it(tmp_path: Path) -> None:
 def test_a_sweep_that_has_measured_nothing_is_an_empty_frame(tmp_path: Path) -> None:
     planned = [{key: run[key] for key in ("name", "factors")} for run in grid(("numpy",), (1e-6,), (0, 1), steps=9)]
     written_sweep(tmp_path, planned)
-    frame = exp.results("latest", tmp_path)
+    frame: Any = exp.results("latest", tmp_path)
     assert len(frame) == 0 and {"run", "status", "step", "train/loss"} <= {*frame}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from exp.run_folder import RunFolder
+from exp.sweep_folder import new_sweep
 
 ENVIRONMENT = {
     "versions": {"python": "3.11.9", "numpy": "2.4.0", "torch": "2.13.0"},
@@ -72,7 +73,7 @@ def written_run(
 
 def written_sweep(runs: Path, planned: Sequence[Mapping[str, Any]], **status: Any) -> RunFolder:
     """A sweep of runs, each given by the arguments of `written_run`; one without `losses` has not begun."""
-    sweep = RunFolder.create(runs, "sweep")
+    sweep = new_sweep(runs)
     keys = list(dict.fromkeys(key for run in planned for key in run["factors"]))
     entries = [{"key": run["name"], "name": run["name"], "factors": run["factors"], "overrides": []} for run in planned]
     sweep.write_json("plan.json", {"factors": keys, "runs": entries})

@@ -3,18 +3,26 @@
 import re
 import sys
 import threading
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import get_args_parser
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.core.singleton import Singleton
-from omegaconf import DictConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 
 from exp import registry
 from exp.config_errors import explained
 from exp.errors import MISSING, InputError
+from exp.override_text import value_text
 
 
 def compose(overrides: list[str], config_dir: str | Path | None = None) -> tuple[DictConfig, dict[str, Any], list[str]]:
@@ -41,6 +49,37 @@ def compose(overrides: list[str], config_dir: str | Path | None = None) -> tuple
 _composing = threading.Lock()
 
 
+class Composer:
+    """Composes the many configurations of a sweep: one Hydra composition for each set of group choices.
+
+    What differs only in values is a copy with the overrides applied, as Hydra does last of all: 3 ms instead of 40.
+    """
+
+    def __init__(self, loader: ConfigLoader, base: DictConfig):
+        self._loader, self._base = loader, base
+        self._whole: dict[tuple[str, ...], DictConfig] = {}
+        self._is_group = cache(lambda key: bool(loader.get_group_options(key)))
+
+    def compose(self, overrides: list[str]) -> tuple[DictConfig, dict[str, Any]]:
+        """The configuration without Hydra's own node, and the choices of its groups. Raises what Hydra raises."""
+        parsed = OverridesParser.create(config_loader=self._loader).parse_overrides(overrides)
+        values = [override for override in parsed if self._is_value(override)]
+        if any(str(override.key_or_group).startswith("hydra") for override in parsed):
+            values = []
+        chosen = tuple(str(override.input_line) for override in parsed if override not in values)
+        if chosen not in self._whole:
+            self._whole[chosen] = self._loader.load_sweep_config(self._base, list(chosen))
+        whole = self._whole[chosen]
+        config = OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"])
+        ConfigLoaderImpl._apply_overrides_to_config(values, config)
+        return config, dict(whole.hydra.runtime.choices)
+
+    def _is_value(self, override: Override) -> bool:
+        """Whether an override only changes a value that is there."""
+        plain = override.type == OverrideType.CHANGE and override.package is None
+        return plain and not self._is_group(str(override.key_or_group))
+
+
 def prepared(words: list[str]) -> tuple[list[str], list[str]]:
     """A command line as Hydra will read it, and the overrides in it. Raises `InputError` for a flag that is none."""
     parser = get_args_parser()
@@ -53,9 +92,12 @@ def prepared(words: list[str]) -> tuple[list[str], list[str]]:
     if arguments.config_dir:
         add_import_paths(arguments.config_dir)
     for override in arguments.overrides:
-        if re.match(r"[+~]*hydra[./]", override) and not override.lstrip("+").startswith("hydra.searchpath"):
-            problem = "exp decides how Hydra runs; leave it out (a sweep runs in this process, one run after the other)"
+        key = override.lstrip("+~").partition("=")[0]
+        if re.match(r"hydra[./]", key) and not re.match(r"hydra\.searchpath|hydra[./]launcher\b", key):
+            problem = "exp decides how Hydra runs, but for hydra/launcher=… and hydra.launcher.…=…; leave it out"
             raise InputError(override, MISSING, problem)
+        if re.match(r"hydra[./]launcher|sweep\b", key) and not arguments.multirun:
+            raise InputError(override, MISSING, "is about a sweep; put -m before it, or leave it out")
     return names_quoted(words), arguments.overrides
 
 
@@ -89,6 +131,36 @@ def _text(value: str) -> str:
         return value
     escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
     return f"'{escaped}'"
+
+
+def axis_values(override: Override) -> list[str]:
+    """The text of every value that was typed for a key. Raises `InputError` for an interval, which has no values."""
+    key, typed = override.get_key_element(), (override.input_line or "").partition("=")[2]
+    if not override.is_sweep_override():
+        return [value_text(override.value())]
+    if not override.is_discrete_sweep():
+        raise InputError(key, typed, "allowed: values, such as 1e-7,1e-6 or range(0,5) or glob(*)")
+    try:
+        return [value_text(Override._convert_value(value)) for value in override.sweep_iterator()]
+    except HydraException as error:
+        raise InputError(key, typed, f"cannot be read as values: {error}") from None
+
+
+def axis_parser(loader: ConfigLoader) -> Callable[[str, str], list[str]]:
+    """From a key and its values in one text, such as `1e-7,1e-6` or `glob(*)`, to the text of each value.
+
+    What it returns raises `InputError` for a text that cannot be read so.
+    """
+    parser = OverridesParser.create(config_loader=loader)
+
+    def parsed(key: str, text: str) -> list[str]:
+        try:
+            return axis_values(parser.parse_overrides([f"{key}={text}"])[0])
+        except HydraException:
+            problem = "cannot be read as values; such as 1e-7,1e-6 or range(0,5) or glob(*)"
+            raise InputError(key, text, problem) from None
+
+    return parsed
 
 
 def add_import_paths(config_dir: str | Path) -> None:

@@ -3,6 +3,7 @@
 With `composition`, `config_errors`, `__main__` and the sweeper plugin, the only place that knows Hydra and OmegaConf.
 """
 
+import copy
 import importlib
 import re
 import traceback
@@ -13,9 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import hydra
-from hydra.errors import InstantiationException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from exp import registry
@@ -30,6 +29,7 @@ from exp.network import Network
 from exp.optimizers import Optimizer
 from exp.precisions import Precision
 from exp.problems import Problem
+from exp.sweep.specification import Sweep
 from exp.tasks.base import RecordedConfig, Task
 from exp.tracking.settings import Tracker
 from exp.training import Training
@@ -45,8 +45,12 @@ GROUPS: dict[str, type] = {
     "training": Training,
     "tracker": Tracker,
     "task": Task,
+    "sweep": Sweep,
 }
 """The groups of `conf/` and what each choice's `_target_` must be a kind of."""
+
+MISSING_VALUE = "???"
+"""How YAML says that a value must be given."""
 
 
 @dataclass(kw_only=True)
@@ -74,6 +78,30 @@ def instantiate(config: DictConfig, choices: dict[str, Any], overrides: list[str
         raise InputError(_unresolved(config) or "configuration", MISSING, str(error).splitlines()[0]) from None
 
 
+def described_sweep(config: DictConfig, overrides: list[str]) -> Sweep:
+    """The sweep that the configuration describes. Raises `InputError` for a key, a type or a value that cannot be."""
+    try:
+        with as_typed(overrides):
+            return _part("sweep", *_checked("sweep", {"sweep": OmegaConf.to_container(config.sweep, resolve=True)}, "sweep"))
+    except OmegaConfBaseException as error:
+        raise InputError(_unresolved(config) or "sweep", MISSING, str(error).splitlines()[0]) from None
+
+
+def flat_values(config: DictConfig, choices: dict[str, Any]) -> dict[str, Any]:
+    """The value of every key, `optimizer.lr`, and the choice of every group by its name, `method`."""
+    flat: dict[str, Any] = {}
+
+    def flatten(prefix: str, node: Any) -> None:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                flatten(f"{prefix}{key}.", value)
+            elif key != "_target_":
+                flat[f"{prefix}{key}"] = value
+
+    flatten("", OmegaConf.to_container(config, resolve=True))
+    return flat | {group: str(choices[group]) for group in GROUPS if group in choices}
+
+
 def _unresolved(config: DictConfig) -> str | None:
     """The key whose interpolation leads nowhere."""
     nodes = {str(key): node for key, node in config.items_ex(resolve=False)}
@@ -87,7 +115,8 @@ def _unresolved(config: DictConfig) -> str | None:
 
 
 def _built(config: DictConfig, choices: dict[str, Any], overrides: list[str]) -> tuple[Experiment, Task]:
-    config = OmegaConf.create({key: node for key, node in config.items_ex(resolve=False) if key != "hydra"})
+    if "hydra" in config:  # a copy of our own, for it will be resolved
+        config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     own = str(choices.get("task"))  # task=verify has its keys under verify
     unknown = next((key for key in config if key not in (*GROUPS, *_names(TopLevel), own)), None)
     if unknown is not None:
@@ -96,58 +125,62 @@ def _built(config: DictConfig, choices: dict[str, Any], overrides: list[str]) ->
         if not isinstance(choices.get(group), str):
             raise InputError(group, choices.get(group), f"choose {listed(registry.choices(group))}")
     OmegaConf.resolve(config)
-    top = _typed("", TopLevel, OmegaConf.create({name: config.get(name) for name in _names(TopLevel)}))
+    plain = OmegaConf.to_container(config)
+    assert isinstance(plain, dict)
+    top = _typed("", TopLevel, {name: plain.get(name) for name in _names(TopLevel)})
     TopLevel(**top)
     prefixes = {group: own if group == "task" and own in config else group for group in GROUPS}
-    checked = {group: _checked(group, config, prefixes[group]) for group in GROUPS}
-    parts: dict[str, Any] = {group: _part(prefixes[group], node) for group, node in checked.items()} | top
+    kinds, values = {}, {}
+    for group, prefix in prefixes.items():
+        kinds[group], values[group] = _checked(group, plain, prefix)
+    parts: dict[str, Any] = {group: _part(prefixes[group], kinds[group], values[group]) for group in GROUPS} | top
     parts["name"] = top["name"] or run_name(choices["method"], overrides)
-    task = parts.pop("task")
+    task, _ = parts.pop("task"), parts.pop("sweep")
     if (stored := task.recorded(top["runs"])) is not None:
-        here = {**top, "tracker": parts["tracker"], "config": OmegaConf.to_container(checked["tracker"])}
-        return _repeated(stored, here, choices, overrides), task
-    named = {group: str(choices[group]) for group in GROUPS if group != "task"}
-    plain = {prefixes[group]: OmegaConf.to_container(node) for group, node in checked.items()}
-    return Experiment(**parts, choices=named, config=plain | top), task
+        tracker = {"_target_": plain["tracker"]["_target_"], **values["tracker"]}
+        return _repeated(stored, {**top, "tracker": parts["tracker"]}, tracker, choices, overrides), task
+    named = {group: str(choices[group]) for group in GROUPS if group not in ("task", "sweep")}
+    whole = {prefixes[group]: {"_target_": plain[group]["_target_"], **values[group]} for group in GROUPS if group != "sweep"}
+    return Experiment(**parts, choices=named, config=whole | top), task
 
 
-def _repeated(stored: RecordedConfig, here: dict[str, Any], choices: dict[str, str], overrides: list[str]) -> Experiment:
-    """The experiment of a recorded run. `here` are the name, the folder of runs and the tracker of this command."""
+def _repeated(
+    stored: RecordedConfig, here: dict[str, Any], tracker: dict[str, Any], choices: dict[str, str], overrides: list[str]
+) -> Experiment:
+    """The experiment of a recorded run; its name, tracker and folder of runs are `here`, those of this command."""
     own = f"task={choices['task']}"
     for key, value in typed_values(overrides).items():
         if re.split(r"[./]", key)[0] not in (choices["task"], "task", "tracker", "runs", "name"):
             raise InputError(key, value, f"{own} takes it from the recorded run; leave it out, or leave {own} out")
-    groups = [group for group in GROUPS if group not in ("task", "tracker")]
-    config = OmegaConf.create({key: stored.config[key] for key in (*groups, *_names(TopLevel)) if key in stored.config})
-    top = _typed("", TopLevel, OmegaConf.create({key: config.get(key) for key in _names(TopLevel)})) | {
-        key: here[key] for key in ("name", "runs")
-    }
+    top = _typed("", TopLevel, {key: stored.config.get(key) for key in _names(TopLevel)})
+    top |= {key: here[key] for key in ("name", "runs")}
     TopLevel(**top)
-    checked = {group: _checked(group, config, group) for group in groups}
-    parts: dict[str, Any] = {group: _part(group, node) for group, node in checked.items()}
-    plain = {group: OmegaConf.to_container(node) for group, node in checked.items()} | {"tracker": here["config"]}
-    task = {"task": stored.config["task"]} if "task" in stored.config else {}
-    parts |= top | {"tracker": here["tracker"], "name": here["name"] or stored.name}
-    return Experiment(**parts, choices={**stored.choices, "tracker": choices["tracker"]}, config=plain | task | top)
+    parts, config = {"tracker": here["tracker"], **top, "name": here["name"] or stored.name}, {"tracker": tracker, **top}
+    for group in GROUPS:
+        if group not in ("task", "tracker", "sweep"):
+            kind, values = _checked(group, stored.config, group)
+            parts[group] = _part(group, kind, values)
+            config[group] = {"_target_": stored.config[group]["_target_"], **values}
+    config["task"] = stored.config.get("task")
+    return Experiment(**parts, choices={**stored.choices, "tracker": choices["tracker"]}, config=config)
 
 
 def _names(schema: type) -> list[str]:
     return [field.name for field in fields(schema)]
 
 
-def _checked(group: str, config: DictConfig, prefix: str) -> DictConfig:
-    """The node of a group, typed by the constructor that its `_target_` names. Its keys are those of `prefix`."""
+def _checked(group: str, config: dict[Any, Any], prefix: str) -> tuple[type, dict[str, Any]]:
+    """The class that a group's `_target_` names, and its arguments by the types of its constructor, from under `prefix`."""
     node, kind = config.get(group), GROUPS[group]
-    if not OmegaConf.is_dict(node):
+    if not isinstance(node, dict):
         raise InputError(group, node, f"choose {listed(registry.choices(group))}")
     if not isinstance(target := node.get("_target_"), str):
         raise InputError(f"{group}._target_", MISSING, f"is missing; it names the class, a kind of {kind.__name__}")
-    values = OmegaConf.create({key: value for key, value in node.items_ex(resolve=False) if key != "_target_"})
+    values = {key: value for key, value in node.items() if key != "_target_"}
     if prefix != group:
-        values = OmegaConf.merge(values, config[prefix])
-        assert isinstance(values, DictConfig)
-    typed = _typed(prefix, _located(group, target, kind), values)
-    return OmegaConf.create({"_target_": target, **typed})
+        values |= config[prefix]
+    located = _located(group, target, kind)
+    return located, _typed(prefix, located, values)
 
 
 def _located(group: str, target: str, kind: type) -> type:
@@ -170,23 +203,33 @@ def _located(group: str, target: str, kind: type) -> type:
     return found
 
 
-def _typed(group: str, schema: type, values: DictConfig) -> dict[str, Any]:
-    """`values` by the types of the constructor; missing keys by its defaults."""
+def _typed(group: str, schema: type, values: dict[Any, Any]) -> dict[str, Any]:
+    """`values` by the types of the constructor; missing keys by its defaults. What a sweep asks again is remembered."""
+    asked = (group, schema, repr(values))
+    if asked not in _known:
+        _known[asked] = _typed_anew(group, schema, values)
+    return copy.deepcopy(_known[asked])
+
+
+_known: dict[tuple[str, type, str], dict[str, Any]] = {}
+
+
+def _typed_anew(group: str, schema: type, values: dict[Any, Any]) -> dict[str, Any]:
     prefix = f"{group}." if group else ""
     typed = OmegaConf.structured(schema)
-    for key, value in values.items_ex(resolve=False):
-        if OmegaConf.is_missing(values, key):
+    for key, value in values.items():
+        if value == MISSING_VALUE:
             continue
         if key not in _names(schema):
-            raise unknown_key(f"{prefix}{key}", OmegaConf.to_container(value) if OmegaConf.is_config(value) else value)
-        value = values[key]
+            raise unknown_key(f"{prefix}{key}", value)
         if isinstance(value, bool) and bool not in set(_leaf_types(schema, str(key))):
             raise InputError(f"{prefix}{key}", str(value).lower(), f"allowed: {_allowed(schema, str(key))}")
         try:
             typed[key] = value
         except (ValidationError, ConfigKeyError):
             raise InputError(f"{prefix}{key}", value, f"allowed: {_allowed(schema, str(key))}") from None
-        if isinstance(value, ListConfig) and any(OmegaConf.is_config(element) for element in value):
+        nested = isinstance(value, list) and any(isinstance(element, dict | list) for element in value)
+        if nested and Any not in set(_leaf_types(schema, str(key))):
             raise InputError(f"{prefix}{key}", value, f"allowed: {_allowed(schema, str(key))}")
     if missing := sorted(OmegaConf.missing_keys(typed)):
         key = f"{prefix}{missing[0]}"
@@ -196,14 +239,15 @@ def _typed(group: str, schema: type, values: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def _part(group: str, node: DictConfig) -> Any:
+def _part(group: str, kind: type, values: dict[str, Any]) -> Any:
+    """The part itself; what its constructor raises is bad input."""
     try:
-        return hydra.utils.instantiate(node, _convert_="all")
-    except InstantiationException as error:
-        if isinstance(error.__cause__, InputError):
-            raise error.__cause__.under(group) from None
-        reason = error.__cause__ or error
-        raise InputError(f"{group}._target_", node._target_, f"{type(reason).__name__}: {reason}") from None
+        return kind(**values)
+    except InputError as error:
+        raise error.under(group) from None
+    except Exception as error:
+        target = f"{kind.__module__}.{kind.__qualname__}"
+        raise InputError(f"{group}._target_", target, f"{type(error).__name__}: {error}") from None
 
 
 def _leaf_types(schema: type, key: str) -> Iterator[type]:
@@ -227,6 +271,8 @@ def _allowed(schema: type, key: str) -> str:
         str: "text",
         list[int]: "a list of whole numbers, such as [64,32]",
         list[float]: "a list of numbers, such as [0.9,0.999]",
-        list[str]: "a list of names, such as [age,bmi]",
+        list[str]: "a list of texts, such as [age,bmi]",
+        list[Any]: "a list of parts, such as [{grid:{seed:[0,1]}}]",
+        dict[str, Any]: "keys with their values, such as {seed:[0,1]}",
     }
     return words.get(hint, str(hint)) + (" or null" if optional else "")

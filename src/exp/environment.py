@@ -1,6 +1,5 @@
 """The environment of a run: versions, hardware, libraries, commits."""
 
-import hashlib
 import importlib.metadata
 import os
 import platform
@@ -39,21 +38,6 @@ def processor() -> str:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
-
-
-def source_digests(kind: type) -> dict[str, str]:
-    """SHA-256 of each imported source file that can change what a class computes.
-
-    Those of the package, and for a class of the user's all that was imported from its folder.
-    """
-    folders = {Path(__file__).parent}
-    for parent in kind.__mro__:
-        file = getattr(sys.modules.get(parent.__module__), "__file__", None)
-        if file and parent.__module__ not in ("builtins", "abc"):
-            folders.add(Path(file).parent)
-    files = {Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
-    chosen = sorted(file for file in files if any(file.is_relative_to(folder) for folder in folders) and file.suffix == ".py")
-    return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in chosen}
 
 
 def _gpu(torch_device: str | None) -> dict[str, Any] | None:

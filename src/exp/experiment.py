@@ -48,8 +48,10 @@ class Experiment:
     choices: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
 
-    def check(self, data: Data | None = None) -> Data:
+    def check(self, data: Data | None = None, *, elsewhere: bool = False) -> Data:
         """Everything that can be known before the first step; returns the data, loaded unless given. Creates nothing.
+
+        `elsewhere`: it will run on another machine; whether its device is there, is that machine's to say.
 
         Raises `InputError`, or `Unsupported` for a combination that cannot run on this machine. Imports no torch unless
         the device is one that only torch can look for.
@@ -57,7 +59,8 @@ class Experiment:
         with within("tracker"):
             self.tracker.address()
         require_writable(self.runs)
-        if (reason := self._unsupported(self._first_device())) is not None and self._best_device() is None:
+        reason = self._unsupported(self._first_device(), here=not elsewhere)
+        if reason is not None and (elsewhere or self._best_device() is None):
             raise reason
         self._require_representable()
         data = self._loaded() if data is None else data
@@ -142,8 +145,9 @@ class Experiment:
     def _candidates(self) -> list[Device]:
         return self.device.candidates(self.method.library) if isinstance(self.device, Auto) else [self.device]
 
-    def _unsupported(self, device: Device) -> Unsupported | None:
-        """Why the parts cannot run together on `device`: what the method says first, which needs no torch."""
+    def _unsupported(self, device: Device, *, here: bool = True) -> Unsupported | None:
+        """Why the parts cannot run together on `device`: what the method says first, which needs no torch; then whether
+        it is `here`."""
         reason = self.method.unsupported(
             device=device.name,
             precision=self.precision.name,
@@ -152,7 +156,8 @@ class Experiment:
             optimizer=self.optimizer,
         )
         together = f"method={self.choices['method']} device={self.choices['device']} precision"
-        if reason is None and (absent := device.absent()):
+        if reason is None and here and (absent := device.absent()):
             return Unsupported("device", self.choices["device"], absent)
-        reason = reason or self.precision.absent(device.torch_name)
+        if here:
+            reason = reason or self.precision.absent(device.torch_name)
         return Unsupported(together, self.precision.name, reason) if reason else None

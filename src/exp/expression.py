@@ -198,7 +198,7 @@ class _Reader:
         def evaluate(row: Row) -> bool:
             one, other = first(row), second(row)
             if with_null and compare:
-                return compare(one is None, other is None)
+                return compare(one, other)
             if other is None or (one is None and not (isinstance(other, list) and None in other)):
                 return False
             if compare is None:

@@ -1,5 +1,6 @@
 """Being told to stop: Ctrl-C and SIGTERM end a run as KILLED."""
 
+import _thread
 import signal
 from typing import Any
 
@@ -15,6 +16,11 @@ def raise_on_sigterm() -> None:
         raise Terminated
 
     signal.signal(signal.SIGTERM, handle)
+
+
+def terminate() -> None:
+    """Raise `Terminated` in the main thread, as a SIGTERM would."""
+    _thread.interrupt_main(signal.SIGTERM)
 
 
 def interrupted(error: BaseException) -> bool:

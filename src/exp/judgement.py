@@ -12,11 +12,12 @@ from typing import Any
 
 from exp.arrays import Place
 from exp.conditions import controlled
-from exp.environment import processor, source_digests
+from exp.environment import processor
 from exp.experiment import Experiment
 from exp.optimizers import SGD, Momentum
 from exp.problems import Data
 from exp.seeds import generator
+from exp.sources import modules_of, sources
 from exp.verification.case import Case, judge_method
 from exp.verification.reference import Unknown
 from exp.verification.subject import Subject
@@ -117,7 +118,7 @@ def identity(experiment: Experiment, data: Data, device: str) -> str:
     method, optimizer = experiment.method, replace(experiment.optimizer, lr=1.0)
     depends = {
         "method": [type(method).__qualname__, {field.name: repr(getattr(method, field.name)) for field in fields(method)}],  # type: ignore[arg-type]
-        "code": source_digests(type(method)),
+        "code": sources([*modules_of([type(method)]), __name__]),
         "shape": [asked.widths, asked.classes, asked.shape.whole, asked.ragged, experiment.training.batch_size is not None],
         "network": [experiment.network.activation, experiment.network.bias],
         "parts": [repr(experiment.loss), type(optimizer).__qualname__, repr(optimizer)],

@@ -9,7 +9,8 @@ initial.safetensors, final.safetensors    the state, by canonical names
 error.txt            the traceback of a run that failed
 verdict.json         what the reference says of the method: of task=verify, and where training.verify=true
 tracking.json        what the tracking server already has (kept by the uploader)
-.lock                locked for as long as the run is alive
+.lock                locked for as long as the run is alive, and touched: a heartbeat for where locks do not reach
+.owners              of a sweep: locked by all who work on it
 """
 
 import fcntl
@@ -17,9 +18,11 @@ import json
 import os
 import re
 import secrets
+import socket
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,12 @@ from exp.state import State
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml where PyYAML was built with it: ten times as fast, and a sweep has hundreds of configurations."""
+
+SWEEPS = "sweeps"
+"""The folder of the sweeps, under that of the runs."""
+
+EXPIRES_SECONDS = 60.0
+"""So long without a heartbeat, a run on another machine is taken for dead."""
 
 
 class RunFolder:
@@ -52,7 +61,15 @@ class RunFolder:
         except OSError as error:
             raise _unwritable(runs, error) from None
         fcntl.flock(folder._lock, fcntl.LOCK_EX)
+        os.write(folder._lock, socket.gethostname().encode())
         return folder
+
+    def share(self) -> None:
+        """Hold the folder together with other processes, until `release`: it is alive as long as one of them is."""
+        shared = os.open(self.path / ".owners", os.O_CREAT | os.O_RDWR, 0o644)
+        fcntl.flock(shared, fcntl.LOCK_SH)
+        self.release()
+        self._lock = shared
 
     def release(self) -> None:
         """The run is over: its lock is free."""
@@ -60,20 +77,27 @@ class RunFolder:
             os.close(self._lock)
             self._lock = None
 
+    def beat(self) -> None:
+        """Say that the run is alive, to machines that do not see its lock."""
+        with suppress(OSError):
+            os.utime(self.path / ".lock")
+
     @property
     def alive(self) -> bool:
-        """Whether a process holds the lock."""
+        """Whether a process holds the lock; of another machine's run, whose lock may not reach here, its heartbeat tells."""
+        if (self.path / ".owners").exists():
+            return _locked(self.path / ".owners", fcntl.LOCK_EX)
+        return _locked(self.path / ".lock", fcntl.LOCK_SH) or self._beats_elsewhere()
+
+    def _beats_elsewhere(self) -> bool:
+        lock = self.path / ".lock"
         try:
-            lock = os.open(self.path / ".lock", os.O_RDWR)
-        except FileNotFoundError:
+            if lock.read_text() in ("", socket.gethostname()):
+                return False
+            with tempfile.TemporaryFile(dir=self.path) as now:  # the file system's own clock
+                return os.fstat(now.fileno()).st_mtime - lock.stat().st_mtime < EXPIRES_SECONDS
+        except OSError:
             return False
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that look do not take each other for the run
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(lock)
-        return False
 
     def status(self) -> dict[str, Any]:
         """The content of status.json; empty for a folder that has none (yet)."""
@@ -84,6 +108,10 @@ class RunFolder:
         status = self.status() | changes
         self._replace("status.json", json.dumps(status, indent=2).encode())
         return status
+
+    def revise(self, **changes: Any) -> None:
+        """Change the status of what the store may have already: the next upload brings it up to date."""
+        self.update_status(**changes, revision=self.status().get("revision", 0) + 1)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         self._replace(name, json.dumps(content, indent=2).encode())
@@ -98,7 +126,9 @@ class RunFolder:
         self._replace("config.yaml", yaml.safe_dump(dict(config), sort_keys=False).encode())
 
     def config(self) -> dict[str, Any]:
-        return yaml.load((self.path / "config.yaml").read_bytes(), Loader=_LOADER)
+        """The resolved configuration; empty for a sweep, which has many."""
+        file = self.path / "config.yaml"
+        return yaml.load(file.read_bytes(), Loader=_LOADER) if file.exists() else {}
 
     def write_curve(self, arrays: Mapping[str, np.ndarray]) -> None:
         unfinished = self.path / ".curve.npz"
@@ -113,6 +143,11 @@ class RunFolder:
                 return {name: arrays[name] for name in arrays.files}
         except FileNotFoundError:
             return {}
+
+    def curve_changed(self) -> float:
+        """When curve.npz was written last, in Unix seconds; 0 before the first time."""
+        file = self.path / "curve.npz"
+        return file.stat().st_mtime if file.exists() else 0.0
 
     def write_state(self, name: str, state: State) -> None:
         """`name` is "initial" or "final"."""
@@ -148,6 +183,21 @@ class Verdicts:
         RunFolder(self._folder).write_json(f"{key}.json", content)
 
 
+def _locked(file: Path, how: int) -> bool:
+    """Whether another process keeps this one from locking the file. Shared, two that only look do not see each other."""
+    try:
+        lock = os.open(file, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
@@ -164,11 +214,11 @@ def run_folders(runs: Path | str) -> list[RunFolder]:
 
 
 def mark_killed(runs: Path | str) -> list[RunFolder]:
-    """Runs that still say RUNNING but whose process is gone are KILLED from now on; returns them."""
+    """Runs and sweeps that still say RUNNING but whose process is gone are KILLED from now on; returns them."""
     killed = []
-    for folder in run_folders(runs):
+    for folder in [*run_folders(runs), *run_folders(Path(runs) / SWEEPS)]:
         if folder.status().get("status") == "RUNNING" and not folder.alive and folder.status().get("status") == "RUNNING":
-            folder.update_status(status="KILLED", ended=time.time())
+            folder.revise(status="KILLED", ended=time.time())
             killed.append(folder)
     return killed
 

@@ -44,6 +44,17 @@ def cell(status: dict[str, Any], column: str) -> str:
     return str(status["choices"].get(column, "–"))
 
 
+def outcome(status: dict[str, Any]) -> str:
+    """What became of a run, in a few words."""
+    if status["status"] != "FINISHED":
+        return status["status"].lower() + (f": {status['error']}" if status.get("error") else "")
+    if status.get("blew_up_at_step") is not None:
+        return f"blew up at step {status['blew_up_at_step']}"
+    if "final/loss" in status.get("metrics", {}):
+        return f"train/loss {number(status['metrics']['final/loss'])}"
+    return str(status.get("verdict", "finished"))
+
+
 def number(value: float | None) -> str:
     """Four significant digits: as many as float32 sums in different orders agree on."""
     return "–" if value is None else short(float(f"{value:.3e}"), ".3e" if not 1e-3 <= abs(value) < 1e6 and value else ".4g")

@@ -1,4 +1,4 @@
-"""What is kept of a sweep: a run folder of its own, with the plan; and which runs belong to it.
+"""What is kept of a sweep: `runs`/sweeps/<time>-sweep-<hex>, a folder as a run has one; and which runs belong to it.
 
 status.json of a sweep     task "sweep", status, `command` (the words that were typed)
 plan.json                  `factors`: the keys whose values differ; `runs`: key, name, factors, overrides of each
@@ -6,13 +6,14 @@ status.json of its runs    `sweep`: the sweep that executed it, `sweeps`: others
                            is, `factors`: key to value, `superseded`: an attempt that another one has replaced
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exp.errors import MISSING, InputError, listed, nearest
-from exp.run_folder import RunFolder, run_folders
+from exp.errors import InputError, listed, nearest
+from exp.run_folder import SWEEPS, RunFolder, run_folders
 
 LATEST = "latest"
 
@@ -28,9 +29,67 @@ class Planned:
     status: dict[str, Any]
 
 
+KILLED, UNSTARTED = "killed", "unstarted"
+"""What runs are told: to end at once; or not to begin."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """How one invocation of a sweep tells its runs, in whichever process on whichever machine, to stop."""
+
+    sweep: Path
+    invocation: str
+
+    def tell(self, how: str) -> None:
+        unfinished = self._file.with_suffix(".new")
+        unfinished.write_text(how)
+        unfinished.replace(self._file)
+
+    def told(self) -> str:
+        """What was told; empty as long as nothing was."""
+        try:
+            return self._file.read_text()
+        except FileNotFoundError:
+            return ""
+
+    def clear(self) -> None:
+        self._file.unlink(missing_ok=True)
+
+    @property
+    def _file(self) -> Path:
+        return self.sweep / f".stop-{self.invocation}"
+
+
+def continued(runs: Path | str, keys: list[str]) -> RunFolder | None:
+    """The newest sweep all of whose runs are among `keys`: to do these runs is to go on with it, perhaps to widen it."""
+    for folder in reversed(sweeps(runs)):
+        planned = {entry["key"] for entry in folder.read_json("plan.json").get("runs", [])}
+        if planned and planned <= set(keys):
+            return folder
+    return None
+
+
+def begin_sweep(folder: RunFolder, plan: dict[str, Any], **status: Any) -> None:
+    """Write the plan, and that somebody works on it."""
+    folder.write_json("plan.json", plan)
+    begun = {"task": "sweep", "name": folder.path.name, "status": "RUNNING", "ended": None, "choices": {}, "error": None}
+    started = folder.status().get("started", time.time())
+    folder.revise(**begun, started=started, **status)
+
+
 def sweeps(runs: Path | str) -> list[RunFolder]:
     """The folders of the sweeps under `runs`, oldest first."""
-    return [folder for folder, status in _statuses(runs) if status.get("task") == "sweep"]
+    return run_folders(Path(runs) / SWEEPS)
+
+
+def new_sweep(runs: Path | str) -> RunFolder:
+    """A new folder for a sweep, held by this process."""
+    return RunFolder.create(Path(runs) / SWEEPS, "sweep")
+
+
+def runs_of(sweep: RunFolder) -> Path:
+    """The runs folder that a sweep is in."""
+    return sweep.path.parent.parent
 
 
 def find_sweep(runs: Path | str, name: str) -> RunFolder:
@@ -50,13 +109,20 @@ def find_sweep(runs: Path | str, name: str) -> RunFolder:
 def plan_of(sweep: RunFolder) -> list[Planned]:
     """The runs of a sweep in the order of its plan, each with its latest folder and status (empty where it has not begun)."""
     name = sweep.path.name
-    latest: dict[str, tuple[RunFolder, dict[str, Any]]] = {}
-    for folder, status in _statuses(sweep.path.parent):
-        if name in (status.get("sweep"), *status.get("sweeps", ())) and not status.get("superseded"):
-            latest[status["key"]] = folder, status
-    entries = sweep.read_json("plan.json").get("runs", [])
-    found = [(entry, *latest.get(entry["key"], (None, {}))) for entry in entries]
-    return [Planned(entry["name"], entry["factors"], entry["overrides"], *rest) for entry, *rest in found]
+    attempts: dict[str, tuple[RunFolder | None, dict[str, Any]]] = {}
+    for folder, status in _statuses(runs_of(sweep)):
+        if name in (status.get("sweep"), *status.get("sweeps", ())):
+            attempts[status["key"]] = folder, status  # the latest, for they come oldest first
+    found = []
+    for entry in sweep.read_json("plan.json").get("runs", []):
+        folder, status = attempts.get(entry["key"], (None, {}))
+        found.append(Planned(entry["name"], entry["factors"], entry["overrides"], folder, status))
+    return found
+
+
+def attempts_of(sweep: RunFolder) -> list[tuple[RunFolder, dict[str, Any]]]:
+    """Every attempt at a run that this sweep itself has made, oldest first."""
+    return [(folder, status) for folder, status in _statuses(runs_of(sweep)) if status.get("sweep") == sweep.path.name]
 
 
 def _statuses(runs: Path | str) -> Iterator[tuple[RunFolder, dict[str, Any]]]:

@@ -44,7 +44,7 @@ def find_run(runs: Path | str, name: str) -> RunFolder:
 
     Raises `InputError` without a key's prefix: the caller knows which key was typed.
     """
-    folders = [folder for folder in run_folders(runs) if folder.status().get("task") != "sweep"]
+    folders = run_folders(runs)
     if not folders:
         raise InputError("run", name, f"there is no run in {runs}/ yet; python -m exp makes one")
     if name == "latest":

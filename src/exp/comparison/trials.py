@@ -64,10 +64,7 @@ class Trial:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved configuration; empty for a run that has none yet."""
-        try:
-            return self.folder.config() if self.folder else {}
-        except FileNotFoundError:
-            return {}
+        return self.folder.config() if self.folder else {}
 
     @cached_property
     def curve(self) -> dict[str, np.ndarray]:

@@ -1,125 +1,95 @@
-"""A sweep: every combination of what was typed, checked first, then trained one after the other, compared at the end."""
+"""Doing the runs of a plan: in this process or by a launcher, until every one is over or the sweep is told to stop."""
 
 import time
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
-from exp.colours import colours
-from exp.config_errors import as_typed
-from exp.configuration import instantiate
-from exp.errors import MISSING, InputError
-from exp.experiment import Experiment, Unsupported
-from exp.naming import labels
-from exp.problems import Data
 from exp.report import Report
-from exp.run_folder import RunFolder, mark_killed
-from exp.tasks.base import RunTask
-from exp.tracking.links import follow_up
-from exp.tracking.uploader import shared_uploader
+from exp.sweep.execution import Order, execute, lost
+from exp.sweep.planning import Entry
+from exp.sweep.watching import Watch
+
+Launch = Callable[[Order, list[list[str]]], None]
+"""Do the runs with these overrides, in other processes; returns when they are over, or raises when some died."""
+
+POLL_SECONDS = 0.5
+DEATHS = 2
+"""A run whose process died as often as this has failed: the second time it was alone."""
 
 
-@dataclass(frozen=True)
-class Combination:
-    """One composed configuration of a sweep, the choices of its groups, and its overrides."""
-
-    config: Any
-    choices: dict[str, Any]
-    overrides: list[str]
-
-
-def sweep(combinations: list[Combination], swept: list[str]) -> int:
-    """Train all combinations; `swept` are the keys with several values. Returns the exit code.
-
-    Raises `InputError`, before anything is created, if one of them is invalid or none can run here.
-    """
-    if shared := next((key for key in swept if key in ("runs", "task") or key.partition(".")[0] == "tracker"), None):
-        raise InputError(shared, MISSING, "cannot be swept; the runs of a sweep share one folder, one tracker and one task")
-    supported, skipped = _planned(combinations, swept)
-    report = Report()
-    for name, reason in skipped:
-        report.say(f"skipped {name}: {reason}")
-    if not supported:
-        raise InputError("sweep", f"{len(combinations)} combinations", "none of them can run here; the reasons stand above")
-    first, task, _ = next(iter(supported.values()))
-    sweep_folder = RunFolder.create(first.runs, "sweep")
-    name = sweep_folder.path.name
-    plan = [
-        {"key": title, "name": title, "factors": _factors(experiment, swept), "overrides": []}
-        for title, (experiment, _, _) in supported.items()
-    ]
-    sweep_folder.write_json("plan.json", {"factors": swept, "runs": plan})
-    sweep_folder.update_status(task="sweep", name=name, status="RUNNING", started=time.time(), ended=None, choices={})
-    report.say(f"sweep {name}: {len(supported)} run{'s' * (len(supported) > 1)}")
-    if first.tracker.address():
-        shared_uploader()
-    mark_killed(first.runs)
-    palette = colours([experiment.choices["method"] for experiment, _, _ in supported.values()])
-    folders = []
-    for number, ((title, (experiment, task, data)), colour) in enumerate(zip(supported.items(), palette, strict=True), start=1):
-        experiment.name = f"{experiment.name} {title}" if experiment.config["name"] else title
-        line = Report(title=f"{number}/{len(supported)} {title}")
-        line.begin(experiment, data)
-        also = {"key": title, "factors": _factors(experiment, swept)}
-        folders.append(task.record(experiment, data, line, sweep=name, colour=colour, **also))
-    sweep_folder.update_status(status="FINISHED", ended=time.time())
-    sweep_folder.release()
-    return _compared(first, task, folders, name, swept, report)
+def do_all(order: Order, entries: list[Entry], planned: dict[str, dict[str, Any]], launch: Launch | None) -> None:
+    """Do these runs; `planned` is what plan.json says of each, by its key. Without `launch` one after the other, here."""
+    deaths: Counter[str] = Counter()
+    pending = list(entries)
+    while pending and not order.stop.told():
+        fresh = [entry for entry in pending if not deaths[entry.key] and not _busy(order, entry)]
+        died = [entry for entry in pending if deaths[entry.key] and not _busy(order, entry)]
+        chosen = fresh or died[:1]
+        if not chosen:  # another process does what is left
+            time.sleep(POLL_SECONDS)
+        elif launch is None:
+            for entry in chosen:
+                _here(order, entry, planned[entry.key], entries)
+        else:
+            _elsewhere(order, chosen, launch, entries)
+        for entry in chosen:
+            _settle(order, entry, deaths)
+        pending = [entry for entry in pending if not _over(order, entry)]
 
 
-def _factors(experiment: Experiment, swept: list[str]) -> dict[str, Any]:
-    """The value of each swept key: a choice by its name."""
-    found = {}
-    for key in swept:
-        node: Any = experiment.choices.get(key, experiment.config)
-        for part in key.split(".") if isinstance(node, dict) else ():
-            node = node.get(part) if isinstance(node, dict) else None
-        found[key] = node
-    return found
+def _here(order: Order, entry: Entry, planned: dict[str, Any], entries: list[Entry]) -> None:
+    if order.stop.told() or _busy(order, entry):
+        return
+    assert entry.ready is not None
+    ready = entry.ready
+    report = Report(title=f"{entries.index(entry) + 1}/{len(entries)} {entry.name}")
+    report.begin(ready[0], ready[2])
+    execute(order, planned, lambda: ready, report, uploads=True)
+    if _over(order, entry):
+        entry.ready = None  # its weights are not kept
 
 
-Planned = dict[str, tuple[Experiment, RunTask, Data]]
-
-
-def _planned(combinations: list[Combination], swept: list[str]) -> tuple[Planned, list[tuple[str, str]]]:
-    """The experiments that can run, by name, with their data, and the names and reasons of those that cannot.
-
-    Runs of one problem share its data. Invalid combinations raise.
-    """
-    supported: Planned = {}
-    loaded: dict[str, Data] = {}
-    skipped = []
-    for combination in combinations:
-        differing = [override for override in combination.overrides if override.lstrip("+").partition("=")[0] in swept]
-        title = " ".join(labels(differing, swept)) or " ".join(labels(combination.overrides)) or combination.choices["method"]
-        experiment, task = instantiate(combination.config, combination.choices, combination.overrides)
-        if not isinstance(task, RunTask):
-            raise InputError("task", combination.choices["task"], "cannot be swept; leave -m out")
+def _elsewhere(order: Order, chosen: list[Entry], launch: Launch, entries: list[Entry]) -> None:
+    """Launch, and say meanwhile what becomes of the runs. A launcher that fails has told its runs nothing: they tell."""
+    with Watch(order, entries):
         try:
-            with as_typed(combination.overrides):
-                problem = repr(experiment.problem)
-                loaded[problem] = data = experiment.check(loaded.get(problem))
-        except Unsupported as reason:
-            skipped.append((title, reason.problem))
-            continue
-        if title in supported:
-            raise InputError("sweep", title, "stands for two runs; give every combination once")
-        supported[title] = experiment, task, data
-    return supported, skipped
+            launch(order, [entry.overrides for entry in chosen])
+        except Exception as error:
+            Report().say(f"the launcher ended early: {' '.join(f'{type(error).__name__}: {error}'.split())[:200]}")
 
 
-def _compared(first: Experiment, task: RunTask, folders: list[RunFolder], name: str, swept: list[str], report: Report) -> int:
-    """Print the ranked table, save the view, say where to look."""
-    statuses = [folder.status() for folder in folders]
-    finished = [status for status in statuses if status["status"] == "FINISHED"]
-    failed = [status for status in statuses if status["status"] == "FAILED"]
-    table = task.table(finished, ("run",))
-    if table.rows:
-        report.table(table.columns, table.rows)
-    for line in [*table.notes, *(f"failed {status['name']}: {status['error']}" for status in failed)]:
-        report.say(line)
-    address = first.tracker.address()
-    params = [key.lstrip("+") for key in swept]
-    view = address and {**address, "sweep": name, "params": params, "metrics": table.metrics, "runs": len(folders)}
-    for line in follow_up(first, folders, view or None):
-        report.say(line)
-    return task.exit_code(finished) or (3 if failed else 0)
+def _settle(order: Order, entry: Entry, deaths: Counter[str]) -> None:
+    """Note a run that ended without saying so, or that never began although its launcher is done."""
+    folder = order.claims.latest(entry.key)
+    status = folder.status() if folder else {}
+    ours = status.get("invocation") == order.invocation
+    if folder is not None and ours and status["status"] == "RUNNING" and not folder.alive:
+        deaths[entry.key] += 1
+        if deaths[entry.key] < DEATHS:
+            folder.revise(status="KILLED", ended=time.time())
+            Report().say(f"the process of {entry.name} died; it is tried once more, alone")
+        else:
+            lost(order, folder, "its process died twice (killed by the system, perhaps for its memory?)")
+    elif not ours and not order.stop.told() and not _busy(order, entry) and not _over(order, entry):
+        deaths[entry.key] += 1
+        if deaths[entry.key] > DEATHS:
+            raise RuntimeError(f"the launcher does not start {entry.name}; its own output says why")
+
+
+def _busy(order: Order, entry: Entry) -> bool:
+    folder = order.claims.latest(entry.key)
+    return folder is not None and folder.status().get("status") == "RUNNING" and folder.alive
+
+
+def running_here(order: Order, entry: Entry) -> bool:
+    """Whether this invocation does the run at this moment."""
+    folder = order.claims.latest(entry.key)
+    return folder is not None and folder.status().get("invocation") == order.invocation and _busy(order, entry)
+
+
+def _over(order: Order, entry: Entry) -> bool:
+    """Whether a run needs no more: it finished, or failed in this invocation."""
+    folder = order.claims.latest(entry.key)
+    status = folder.status() if folder else {}
+    return bool(status) and status["status"] != "RUNNING" and not order.rule.again(status)

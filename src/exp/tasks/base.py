@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from exp.claims import Claim
 from exp.experiment import Experiment
 from exp.problems import Data
 from exp.report import Report
@@ -48,8 +49,13 @@ class RunTask(Task):
     """A task that leaves one run for each experiment: a sweep may do it once for each combination."""
 
     @abc.abstractmethod
-    def record(self, experiment: Experiment, data: Data, report: Report, **status: Any) -> RunFolder:
-        """Do it for a checked experiment; returns the folder, whatever became of the run. `status` goes into its status."""
+    def record(
+        self, experiment: Experiment, data: Data, report: Report, claim: Claim | None = None, **status: Any
+    ) -> RunFolder:
+        """Do it for a checked experiment; returns the folder, whatever became of the run. `status` goes into its status.
+
+        A run of a sweep comes with its `claim`; without one a new folder is made.
+        """
 
     @abc.abstractmethod
     def table(self, statuses: list[dict[str, Any]], first: Sequence[str]) -> Table:

@@ -92,7 +92,7 @@ def _attach(sweep: RunFolder, report: Report) -> None:
     if status["status"] == "RUNNING":
         report.say("attached to the sweep's run in MLflow when the sweep ends")
         return
-    sweep.update_status(revision=status.get("revision", 0) + 1)  # there is something new to upload
+    sweep.revise()  # there is something new to upload
     uri, path = status["tracking"]["uri"], str(sweep.path.absolute())
     shared_uploader().open(uri)
     shared_uploader().send(sweep.path)

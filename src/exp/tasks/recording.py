@@ -1,13 +1,16 @@
 """The life of a run's folder, whatever the task: RUNNING, then FINISHED, FAILED or KILLED; and how MLflow hears of it."""
 
+import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from exp.claims import Claim
 from exp.experiment import Experiment
-from exp.interruption import interrupted
+from exp.interruption import interrupted, terminate
 from exp.report import Report
 from exp.run_folder import RunFolder, mark_killed
 from exp.tasks.base import RunTask
@@ -17,20 +20,23 @@ from exp.tracking.uploader import shared_uploader
 KILLED_PATIENCE_SECONDS = 5.0
 """How long a run that was told to stop waits for its last upload."""
 
+HEARTBEAT_SECONDS = 2.0
+"""How often a run says that it is alive, and asks whether it is to stop."""
+
 Work = Callable[[RunFolder, str, Callable[[], None]], dict[str, Any]]
 """Given the folder, the device as torch names it, and a function that sends what is new: what the status says at the end."""
 
 
-def recorded(experiment: Experiment, report: Report, work: Work, **status: Any) -> RunFolder:
+def recorded(experiment: Experiment, report: Report, work: Work, claim: Claim | None = None, **status: Any) -> RunFolder:
     """Do the work for a checked experiment and return its folder, whatever became of the run.
 
     An error of the run itself is recorded (FAILED) and said; Ctrl-C and SIGTERM are recorded (KILLED) and raised again.
     """
-    address = experiment.tracker.address()
+    address = experiment.tracker.address() if claim is None or claim.uploads else None
     if address:
         shared_uploader().open(address["uri"])  # while this process imports torch
     device = experiment.resolve_device()
-    folder = RunFolder.create(experiment.runs, experiment.name)
+    folder = claim.folder if claim else RunFolder.create(experiment.runs, experiment.name)
 
     def send() -> None:
         if address:
@@ -38,18 +44,14 @@ def recorded(experiment: Experiment, report: Report, work: Work, **status: Any) 
 
     try:
         folder.write_config(experiment.config)
-        begun = {"name": experiment.name, "status": "RUNNING", "started": time.time(), "ended": None}
-        folder.update_status(**begun, choices=experiment.choices, tracking=address, **status)
+        folder.update_status(**begun(experiment), **status)
         send()
         try:
-            ended = work(folder, device.torch_name, send)
+            with _beating(folder, claim):
+                ended = work(folder, device.torch_name, send)
         except (Exception, SystemExit) as error:  # a method that leaves Python has failed, whatever code it leaves with
-            folder.write_text("error.txt", traceback.format_exc())
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            folder.update_status(status="FAILED", ended=time.time(), error=reason)
             report.end()
-            report.say(f"failed: {reason} ({Path(where.filename).name} line {where.lineno}; {folder.path}/error.txt)")
+            report.say(f"failed: {record_failure(folder, error)}")
         else:
             folder.update_status(ended=time.time(), **ended)
     except BaseException as error:
@@ -68,6 +70,40 @@ def recorded(experiment: Experiment, report: Report, work: Work, **status: Any) 
         folder.release()
     send()
     return folder
+
+
+def begun(experiment: Experiment) -> dict[str, Any]:
+    """What the status of a run that begins says."""
+    status = {"name": experiment.name, "status": "RUNNING", "started": time.time(), "ended": None}
+    return status | {"choices": experiment.choices, "tracking": experiment.tracker.address()}
+
+
+def record_failure(folder: RunFolder, error: BaseException) -> str:
+    """Write the traceback and the status FAILED; returns what went wrong, where, and where the traceback is."""
+    folder.write_text("error.txt", "".join(traceback.format_exception(error)))
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    folder.update_status(status="FAILED", ended=time.time(), error=reason)
+    return f"{reason} ({Path(where.filename).name} line {where.lineno}; {folder.path}/error.txt)"
+
+
+@contextmanager
+def _beating(folder: RunFolder, claim: Claim | None) -> Iterator[None]:
+    """Meanwhile a thread says that the run is alive, and ends it where its sweep was told to stop."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(HEARTBEAT_SECONDS):
+            folder.beat()
+            if claim is not None and claim.told_to_stop():
+                terminate()
+                return
+
+    threading.Thread(target=beat, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def alone(task: RunTask, experiment: Experiment, report: Report) -> int:

@@ -7,10 +7,12 @@ from functools import partial
 from math import inf
 from typing import Any
 
+from exp.claims import Claim
 from exp.conditions import controlled
 from exp.curve import Curve
 from exp.environment import environment
 from exp.experiment import Experiment
+from exp.identity import run_sources
 from exp.judgement import remembered
 from exp.memory import measured
 from exp.naming import short
@@ -35,8 +37,10 @@ class Train(RunTask):
     def __call__(self, experiment: Experiment) -> int:
         return alone(self, experiment, Report())
 
-    def record(self, experiment: Experiment, data: Data, report: Report, **status: Any) -> RunFolder:
-        return recorded(experiment, report, partial(_train, experiment, data, report), **status, task="train")
+    def record(
+        self, experiment: Experiment, data: Data, report: Report, claim: Claim | None = None, **status: Any
+    ) -> RunFolder:
+        return recorded(experiment, report, partial(_train, experiment, data, report), claim, **status, task="train")
 
     def table(self, statuses: list[dict[str, Any]], first: Sequence[str]) -> Table:
         valid = valid_columns(statuses)
@@ -76,6 +80,7 @@ def _train(
         folder.write_state("initial", state)
         folder.write_json("problem.json", _problem(data))
         described = environment(torch_device if library == "torch" else None) | {"conditions": conditions}
+        described["sources"] = run_sources(experiment)
         folder.write_json("environment.json", described)
         flushed = time.monotonic()
         curve = Curve()

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from exp.claims import Claim
 from exp.environment import environment
 from exp.errors import require_choice
 from exp.experiment import Experiment, Unsupported
+from exp.identity import run_sources
 from exp.judgement import conditions, judged, judged_by_kit
 from exp.problems import Data
 from exp.report import Report
@@ -42,9 +44,11 @@ class Verify(RunTask):
             report.say(f"verdict: unsupported: {reason}")
             return EXIT_CODES[UNSUPPORTED]
 
-    def record(self, experiment: Experiment, data: Data, report: Report, **status: Any) -> RunFolder:
+    def record(
+        self, experiment: Experiment, data: Data, report: Report, claim: Claim | None = None, **status: Any
+    ) -> RunFolder:
         report.end()  # nothing of a verification is worth a bar
-        return recorded(experiment, report, partial(self._verify, experiment, data, report), **status, task="verify")
+        return recorded(experiment, report, partial(self._verify, experiment, data, report), claim, **status, task="verify")
 
     def _verify(
         self, experiment: Experiment, data: Data, report: Report, folder: RunFolder, device: str, send: Callable[[], None]
@@ -52,7 +56,8 @@ class Verify(RunTask):
         with conditions(experiment, device) as set_conditions:
             state = experiment.initial_state(data)
             digests = {"data": data.digest(), "weights": digest(state.params)}
-            folder.write_json("environment.json", environment(device) | {"conditions": set_conditions})
+            described = environment(device) | {"conditions": set_conditions, "sources": run_sources(experiment)}
+            folder.write_json("environment.json", described)
             verdict = (judged_by_kit if self.kit == "full" else judged)(experiment, data, device)
         if verdict.traceback:
             folder.write_text("error.txt", verdict.traceback)

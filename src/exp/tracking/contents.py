@@ -22,11 +22,14 @@ def params_of(folder: RunFolder, status: dict[str, Any]) -> dict[str, Any]:
 
 
 def tags_of(folder: RunFolder, status: dict[str, Any]) -> dict[str, str]:
+    """The tags of a run; those of a sweep that it left, as an attempt that was replaced, are not among them."""
     environment = folder.read_json("environment.json")
     git = environment.get("git") or {}
     tags = {
         "exp.run": folder.path.name,
-        "sweep": status.get("sweep"),
+        "sweep": None if status.get("superseded") else status.get("sweep"),
+        "sweep.superseded": status.get("sweep") if status.get("superseded") else None,
+        "identity": status.get("identity"),
         "mlflow.user": _user(),
         "mlflow.source.name": "exp",
         "mlflow.source.type": "LOCAL",
@@ -44,10 +47,22 @@ def tags_of(folder: RunFolder, status: dict[str, Any]) -> dict[str, str]:
         "verdict.first_wrong": status.get("first_wrong"),
         "verdict.bluntest": status.get("bluntest"),
     }
+    sweeps = status.get("sweeps") and [status["sweep"], *status["sweeps"]]
+    tags |= {f"sweep.{name}": "member" for name in sweeps or ()}
     tags |= {f"digest.{name}": value for name, value in status.get("digests", {}).items()}
     conditions = environment.get("conditions", {})
     tags |= {name: conditions.get(name) for name in ("torch_threads", "tf32", "deterministic")}
     return {key: str(value)[:5000] for key, value in tags.items() if value is not None}
+
+
+LEFT = ("sweep", "error")
+"""Tags that a run may lose again."""
+
+
+def is_complete(known: dict[str, Any], status: dict[str, Any]) -> bool:
+    """Whether the store has all that the folder says: `known` is what tracking.json holds."""
+    same = known.get("store", status["tracking"]) == status["tracking"]
+    return same and bool(known.get("complete")) and known.get("revision", 0) == status.get("revision", 0)
 
 
 def _user() -> str:

@@ -9,10 +9,13 @@ from typing import Any
 from exp.experiment import Experiment
 from exp.run_folder import RunFolder
 from exp.tracking.settings import SERVERS, database_file
-from exp.tracking.uploader import shared_uploader
-from exp.tracking.view import run_link, sweep_link
+from exp.tracking.uploader import DATABASE_PATIENCE_SECONDS, shared_uploader
+from exp.tracking.view import run_link, sweep_filter, sweep_link
 
 ADDRESS = "http://127.0.0.1:5000"
+
+RUN_PATIENCE_SECONDS = 0.2
+"""How much longer the uploads of many runs are waited for, for each."""
 
 RECOVERY_PATIENCE_SECONDS = 5.0
 """How long the uploads of earlier runs are waited for; they go on without us."""
@@ -21,7 +24,7 @@ RECOVERY_PATIENCE_SECONDS = 5.0
 def follow_up(experiment: Experiment, folders: list[RunFolder], view: dict[str, Any] | None = None) -> list[str]:
     """Wait for the uploads, within bounds, and say where to look. The last line says what to type to see the curves."""
     address = experiment.tracker.address()
-    where = str(folders[-1].path) if len(folders) == 1 else f"{len(folders)} runs in {experiment.runs}/"
+    where = f"{experiment.runs}/ (the sweep: {folders[-1].path})" if len(folders) > 1 else str(folders[-1].path)
     if address is None:
         load = f"exp.load({str(folders[-1].path)!r}).losses" if len(folders) == 1 else "exp.load(folder).losses"
         return [f"recorded in {where}; not tracked (tracker=none): {load} is the curve"]
@@ -31,7 +34,7 @@ def follow_up(experiment: Experiment, folders: list[RunFolder], view: dict[str, 
         uploader.send_view(view)
     uploader.recover(runs)
     names = [str(folder.path.absolute()) for folder in folders] + ([view["sweep"]] if view else [])
-    answers = uploader.wait(names, address["uri"])
+    answers = uploader.wait(names, address["uri"], at_most=DATABASE_PATIENCE_SECONDS + RUN_PATIENCE_SECONDS * len(names))
     answers |= uploader.wait([f"recovered {runs}"], address["uri"], at_most=RECOVERY_PATIENCE_SECONDS)
     errors = [answers.get(name, {}).get("error", None if name in answers else "no answer in time") for name in names]
     errors = [error for error in errors if error]
@@ -43,10 +46,11 @@ def follow_up(experiment: Experiment, folders: list[RunFolder], view: dict[str, 
         lines[0] += f"; {len(failed)} earlier runs are still not uploaded ({failed[0]})"
     if errors:
         return [*lines, f"not in MLflow yet ({errors[0]}); the next python -m exp with this runs folder uploads it"]
-    first = answers[names[0]]
     if view:
-        link = sweep_link(_server(address["uri"]), first["experiment"], view["sweep"], answers[view["sweep"]].get("key"))
+        saved = answers[view["sweep"]]
+        link = sweep_link(_server(address["uri"]), saved["experiment"], sweep_filter(view), saved.get("key"))
     else:
+        first = answers[names[0]]
         curves = [name for name in ("train/loss", "reference/loss") if name in folders[0].curve()] or ["train/loss"]
         link = run_link(_server(address["uri"]), first["experiment"], first["run"], curves)
     return [*lines, f"see the curve{'s' if view else ''}: {_command(address['uri'])}{link}"]

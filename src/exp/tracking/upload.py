@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from exp.run_folder import RunFolder, mark_killed, run_folders
+from exp.run_folder import SWEEPS, RunFolder, mark_killed, run_folders
+from exp.tracking.contents import is_complete
 
 _HANG_SECONDS = 1.0
 """A failure that took longer was a server that hangs: the same store is then left alone for ten times as long."""
@@ -56,6 +57,7 @@ class Upload:
         """Save the view of a sweep."""
         try:
             found = self._reached(view["uri"], lambda store: store.save_view(view))
+            self._reached(view["uri"], lambda store: store.analyze())
             self.answer(view["sweep"], final=True, **found)
         except Exception as error:
             self.answer(view["sweep"], final=True, error=_reason(error))
@@ -63,9 +65,9 @@ class Upload:
     def recover(self, runs: Path) -> None:
         """Upload what is missing of runs that are over and that nobody else looks after."""
         uploaded, failed = [], []
-        for folder in run_folders(runs):
+        for folder in [*run_folders(runs), *run_folders(runs / SWEEPS)]:
             status = folder.status()
-            if status.get("tracking") and not folder.read_json("tracking.json").get("complete") and not folder.alive:
+            if status.get("tracking") and not is_complete(folder.read_json("tracking.json"), status) and not folder.alive:
                 try:
                     self._reached(status["tracking"]["uri"], lambda store, folder=folder: store.record(folder))
                     uploaded.append(str(folder.path))

@@ -11,8 +11,12 @@ from urllib.parse import quote
 from uuid import uuid4
 
 
-def saved_view(sweep: str, params: list[str], metrics: list[str], runs: int) -> str:
-    """The value of the experiment tag `mlflow.sharedViewState.<key>`: all loss curves overlaid, then the values."""
+def saved_view(view: dict[str, Any]) -> str:
+    """The value of the experiment tag `mlflow.sharedViewState.<key>`: all loss curves overlaid, then values and differences.
+
+    `view` names the `sweep`, its `params` and `metrics`, how many `runs` it has, and whether others' are among them: `mixed`.
+    """
+    sweep, params, metrics, runs = view["sweep"], view["params"], view["metrics"], view["runs"]
     curves, values = uuid4().hex, uuid4().hex
     curve_metrics = ["train/loss"] + ["valid/loss"] * any(metric.startswith("final/valid_") for metric in metrics)
     section = {"display": True, "isReordered": True, "deleted": False, "isGenerated": False}
@@ -29,7 +33,7 @@ def saved_view(sweep: str, params: list[str], metrics: list[str], runs: int) -> 
         )
 
     state = {
-        "searchFilter": sweep_filter(sweep),
+        "searchFilter": sweep_filter(view),
         "orderByKey": f"metrics.`{metrics[0]}`",
         "orderByAsc": True,
         "startTime": "ALL",
@@ -61,19 +65,28 @@ def saved_view(sweep: str, params: list[str], metrics: list[str], runs: int) -> 
             *[line(metric) for metric in curve_metrics],
             chart("PARALLEL", values, selectedParams=params, selectedMetrics=metrics, showAllRuns=True),
             *[chart("BAR", values, metricKey=metric) for metric in metrics],
+            chart(
+                "DIFFERENCE",
+                values,
+                compareGroups=["Parameters", "Model metrics"],
+                chartName="What differs",
+                showChangeFromBaseline=True,
+                showDifferencesOnly=True,
+                baselineColumnUuid="",
+            ),
         ],
     }
     return json.dumps({"name": f"sweep {sweep}", "createdAt": int(time.time() * 1000), "state": json.dumps(state)})
 
 
-def sweep_filter(sweep: str) -> str:
-    """MLflow's search expression for the runs of a sweep."""
-    return f"tags.sweep = '{sweep}'"
+def sweep_filter(view: dict[str, Any]) -> str:
+    """MLflow's search expression for the runs of a sweep: those it has done, or with those it reuses of other sweeps."""
+    return f"tags.`sweep.{view['sweep']}` = 'member'" if view["mixed"] else f"tags.sweep = '{view['sweep']}'"
 
 
-def sweep_link(address: str, experiment: str, sweep: str, key: str | None) -> str:
-    """The page of a sweep: its saved view, or without one (`key` None) the charts of its runs."""
-    chosen = f"viewStateShareKey={key}" if key else f"searchFilter={quote(sweep_filter(sweep))}"
+def sweep_link(address: str, experiment: str, runs: str, key: str | None) -> str:
+    """The page of a sweep: its saved view, or without one (`key` None) the charts of its `runs`, a search expression."""
+    chosen = f"viewStateShareKey={key}" if key else f"searchFilter={quote(runs)}"
     return f"{address}/#/experiments/{experiment}/runs?{chosen}&compareRunsMode=CHART&workflowType=machine_learning"
 
 

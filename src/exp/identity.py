@@ -1,0 +1,41 @@
+"""The identity of a run: the hash of all that can change its result."""
+
+import hashlib
+import json
+from importlib.metadata import version
+from typing import Any
+
+from exp.experiment import Experiment
+from exp.sources import modules_of, sources
+
+PARTS = ("method", "device", "precision", "problem", "network", "loss", "optimizer", "training")
+"""The groups that say what a run is. The tracker, the task, the sweep say how it is done."""
+
+
+def run_sources(experiment: Experiment) -> dict[str, str]:
+    """SHA-256 of the files that define the run: its parts and the loop that trains them."""
+    return sources(modules_of(type(getattr(experiment, part)) for part in PARTS))
+
+
+def identity(experiment: Experiment, data_digest: str) -> str:
+    """SHA-256 of the resolved configuration without the how, the content of the data, the files and the versions.
+
+    The thread count is a part of the configuration: OpenBLAS gives other last bits for 1 and for 2 threads.
+    """
+    return _hashed(
+        {
+            "config": {key: experiment.config[key] for key in (*PARTS, "seed", "threads")},
+            "data": data_digest,
+            "sources": run_sources(experiment),
+            "versions": {name: version(name) for name in ("exp", "numpy", "torch")},
+        }
+    )
+
+
+def task_identity(identity: str, task: Any) -> str:
+    """The identity of a task done with a run: a verification of a run is not its training."""
+    return _hashed([identity, f"{type(task).__qualname__} {vars(task)}"])
+
+
+def _hashed(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

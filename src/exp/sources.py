@@ -1,0 +1,77 @@
+"""The source files that define what a class computes: its own and, followed through their imports, those beside them."""
+
+import ast
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+_ROOT = Path(__file__).parents[1]
+"""The folder that holds the package `exp`: of what lies there only `exp` is ours."""
+
+
+def sources(modules: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of every file that these modules are made of, by its name below the folder it is imported from.
+
+    Imports are followed within the package, and for a module of the user's within its folder; what else it imports is
+    a matter of versions. Read from the files, not from what happens to be imported: every process finds the same.
+    """
+    pending = [file for module in modules if (file := _file(module)) is not None]
+    found: dict[Path, Path] = {}  # file -> the folder that it is imported from
+    while pending:
+        file, folder = pending.pop()
+        if file not in found:
+            found[file] = folder
+            pending += _read(file, folder, file.stat().st_mtime_ns)[0]
+    named = {str(file.relative_to(at)): _read(file, at, file.stat().st_mtime_ns)[1] for file, at in found.items()}
+    return dict(sorted(named.items()))
+
+
+def modules_of(kinds: Iterable[type]) -> list[str]:
+    """The modules in which these classes and their parents are defined."""
+    parents = {parent.__module__ for kind in kinds for parent in kind.__mro__}
+    return sorted(parents - {"builtins", "abc", "typing"})
+
+
+def _file(module: str) -> tuple[Path, Path] | None:
+    """The file of a module and the folder it is imported from; None for what has no source."""
+    known = getattr(sys.modules.get(module), "__file__", None)
+    if known is None:
+        spec = importlib.util.find_spec(module)
+        known = spec.origin if spec else None
+    if known is None or not known.endswith(".py"):
+        return None
+    file = Path(known)
+    above = module.count(".") + (file.name == "__init__.py")
+    return file, file.parents[above]
+
+
+@cache
+def _read(file: Path, folder: Path, changed: int) -> tuple[list[tuple[Path, Path]], str]:
+    """What a file imports from below `folder` (and of `exp`), and its SHA-256; read again when it has `changed`."""
+    content = file.read_bytes()
+    found = []
+    for name in _names(ast.parse(content), file, folder):
+        parts = name.split(".")
+        for root in dict.fromkeys((folder, _ROOT)):
+            if root == _ROOT and parts[0] != "exp":
+                continue
+            for length in range(1, len(parts) + 1):  # importing a.b.c runs a and a.b first
+                path = root.joinpath(*parts[:length])
+                if (source := path.with_suffix(".py")).is_file() or (source := path / "__init__.py").is_file():
+                    found.append((source, root))
+    own = [(source, root) for source, root in found if source != _ROOT / "exp" / "__init__.py"]  # which does nothing itself
+    return own, hashlib.sha256(content).hexdigest()
+
+
+def _names(tree: ast.Module, file: Path, folder: Path) -> Iterator[str]:
+    """The dotted names that a module imports; of `from a import b` it is `a.b`, for b may be a module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = file.relative_to(folder).parts[: -node.level] if node.level else ()
+            parent = ".".join([*parts, *([node.module] if node.module else [])])
+            yield from (f"{parent}.{alias.name}" if parent else alias.name for alias in node.names)

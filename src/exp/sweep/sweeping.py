@@ -1,0 +1,151 @@
+"""One invocation of a sweep: show the plan, do what is to be done, conclude."""
+
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from exp.claims import Claims
+from exp.colours import colours
+from exp.errors import MISSING, InputError
+from exp.interruption import exit_code, interrupted
+from exp.report import Report
+from exp.run_folder import RunFolder, mark_killed
+from exp.sweep.conclusion import conclude
+from exp.sweep.execution import Order
+from exp.sweep.planning import DONE, INVALID, NEW, RETRY, RUNNING, UNSUPPORTED, Entry, Plan, Rule, look_back, new_name
+from exp.sweep.running import Launch, do_all, running_here
+from exp.sweep.specification import Sweep
+from exp.sweep_folder import KILLED, begin_sweep, continued, new_sweep, runs_of
+from exp.tracking.uploader import shared_uploader
+
+SHOWN = 20
+"""So many runs that are not simply new or done are shown one by one; with sweep.plan=true all are."""
+
+ENDING_SECONDS = 10.0
+"""How long runs in other processes are waited for, once they were told to end."""
+
+
+def sweep(plan: Plan, chosen: Sweep, launch: Launch | None, *, elsewhere: bool = False) -> int:
+    """Do what is to be done of a plan; returns the exit code. Without `launch` one run after the other, in this process.
+
+    Raises `InputError`, before anything is created, if a run is invalid or none can be done.
+    """
+    report, began = Report(), time.time()
+    if not plan.runs and (wrong := [entry.error for entry in plan.entries if entry.error]) and len(plan.entries) == len(wrong):
+        raise wrong[0]
+    all_again = chosen.rerun == "all"
+    runs = plan.runs[0].ready[0].runs if plan.runs and plan.runs[0].ready else ""
+    claims, keys = Claims(runs), [entry.key for entry in plan.runs]
+    earlier = None if all_again else continued(runs, keys)
+    rule = Rule(chosen.rerun, began if all_again else earlier.status().get("since", 0.0) if earlier else 0.0, began)
+    look_back(plan.runs, claims, rule)
+    _show(plan, report, whole=chosen.plan)
+    if wrong := [entry for entry in plan.entries if entry.state == INVALID]:
+        more = f" (and {len(wrong) - 1} more runs of the plan)" if len(wrong) > 1 else ""
+        raise InputError("sweep", MISSING, f"{len(wrong)} of {len(plan.entries)} runs are invalid: {wrong[0].reason}{more}")
+    if not plan.runs:
+        raise InputError("sweep", f"{len(plan.entries)} runs", "none of them can be done here; the reasons stand above")
+    if chosen.plan:
+        return 0
+    mark_killed(runs)
+    folder = _opened(plan, claims, rule, new=all_again)
+    order = Order(
+        sweep=str(folder.path.absolute()),
+        invocation=new_name(),
+        rule=rule,
+        fail_fast=chosen.fail_fast,
+        elsewhere=elsewhere,
+        tracking=plan.runs[0].ready[0].tracker.address() if plan.runs[0].ready else None,
+    )
+    return _done(plan, order, folder, launch, report)
+
+
+def _opened(plan: Plan, claims: Claims, rule: Rule, *, new: bool) -> RunFolder:
+    """The folder of the sweep, new or gone on with, its plan written."""
+    first = plan.runs[0].ready
+    assert first is not None
+    with claims.alone():
+        folder = None if new else continued(first[0].runs, [entry.key for entry in plan.runs])
+        if folder is None:
+            folder = new_sweep(first[0].runs)
+        folder.share()
+        planned = _planned(plan)
+        skipped = [[entry.name, entry.state, entry.reason] for entry in plan.entries if not entry.key]
+        content = {"factors": plan.swept, "runs": list(planned.values()), "skipped": skipped}
+        begin_sweep(folder, content, since=rule.since, command=_command(), tracking=first[0].tracker.address())
+    return folder
+
+
+def _planned(plan: Plan) -> dict[str, dict[str, Any]]:
+    """What plan.json says of every run, by its key."""
+    found = {}
+    palette = colours([entry.ready[0].choices["method"] for entry in plan.runs if entry.ready])
+    for entry, colour in zip(plan.runs, palette, strict=True):
+        assert entry.ready is not None
+        said = {"key": entry.key, "name": entry.title, "factors": entry.factors, "overrides": entry.overrides}
+        found[entry.key] = said | {"colour": colour, "choices": entry.ready[0].choices}
+    return found
+
+
+def _done(plan: Plan, order: Order, folder: RunFolder, launch: Launch | None, report: Report) -> int:
+    """Do the runs and conclude, also where it is interrupted."""
+    first = plan.runs[0].ready
+    assert first is not None
+    pending = [entry for entry in plan.runs if entry.state in (NEW, RETRY, RUNNING)]
+    doing = "" if len(pending) == len(plan.runs) else f", {len(pending)} to do"
+    report.say(f"sweep {folder.path.name}: {len(plan.runs)} run{'s' * (len(plan.runs) != 1)}{doing}")
+    if order.tracking and pending:
+        shared_uploader().open(order.tracking["uri"])
+    ending: BaseException | None = None
+    try:
+        do_all(order, pending, _planned(plan), launch)
+    except BaseException as error:
+        ending = error
+        report.end()
+        order.stop.tell(KILLED)
+        _wait_for_end(order, pending)
+        mark_killed(runs_of(folder))
+        if not interrupted(error):
+            report.say(f"the sweep broke off: {type(error).__name__}: {error}")
+    code = conclude(plan, order, folder, first, report, ending)
+    folder.release()
+    order.stop.clear()
+    if ending is not None or any(entry for entry in plan.runs if order.claims.latest(entry.key) is None):
+        report.say(f"resume: {shlex.join(_resume())}")
+    if ending is None:
+        return code
+    if interrupted(ending):
+        return exit_code(ending)
+    raise ending
+
+
+def _wait_for_end(order: Order, entries: list[Entry]) -> None:
+    """Until no run of this invocation is alive any more, and not for long."""
+    deadline = time.monotonic() + ENDING_SECONDS
+    while time.monotonic() < deadline and any(running_here(order, entry) for entry in entries):
+        time.sleep(0.1)
+
+
+def _show(plan: Plan, report: Report, *, whole: bool) -> None:
+    """The plan: how many runs in which state, and each with its reason."""
+    report.say(f"plan: {len(plan.entries)} run{'s' * (len(plan.entries) != 1)}: {plan.count()}")
+    if whole:
+        report.table(("state", "run", "why"), [(entry.state, entry.name, entry.reason) for entry in plan.entries])
+        return
+    shown = [entry for entry in plan.entries if entry.state not in (NEW, DONE)]
+    for entry in shown[:SHOWN]:
+        word = "skipped" if entry.state == UNSUPPORTED else entry.state
+        report.say(f"{word} {entry.name}{f': {entry.reason}' if entry.reason else ''}")
+    if len(shown) > SHOWN:
+        report.say(f"… and {len(shown) - SHOWN} more; sweep.plan=true shows all")
+
+
+def _command() -> list[str]:
+    return ["python", "-m", "exp", *sys.argv[1:]]
+
+
+def _resume() -> Sequence[str]:
+    """The command that goes on: the same, but that what was to run again has begun to."""
+    return [word for word in _command() if word != "sweep.rerun=all"]
