@@ -45,7 +45,7 @@ def test_the_latest_sweep_is_compared(folder: Path) -> None:
         "warning: n = 2 cannot tell numpy and autograd apart: 95 % interval of the ratio of final losses"
     )
     assert lines[8].startswith("unverified: autograd has not the verdict equivalent") and "training.verify=true" in lines[8]
-    assert lines[9] == f"see runs/{sweep.name}/compare.html; beside it compare.csv and compare.json"
+    assert lines[9] == f"see runs/sweeps/{sweep.name}/compare.html; beside it compare.csv and compare.json"
     assert {"compare.html", "compare.csv", "compare.json"} < {path.name for path in sweep.iterdir()}
     stored = json.loads((sweep / "compare.json").read_text())
     assert [row["verdict"] for row in stored["table"]] == ["equivalent", None]

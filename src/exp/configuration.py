@@ -7,9 +7,6 @@ import copy
 import importlib
 import re
 import traceback
-import types
-import typing
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from exp import registry
+from exp.annotations import in_words, leaf_types
 from exp.config_errors import as_typed, unknown_key
 from exp.devices import Device
 from exp.errors import MISSING, InputError, listed, require
@@ -222,18 +220,18 @@ def _typed_anew(group: str, schema: type, values: dict[Any, Any]) -> dict[str, A
             continue
         if key not in _names(schema):
             raise unknown_key(f"{prefix}{key}", value)
-        if isinstance(value, bool) and bool not in set(_leaf_types(schema, str(key))):
-            raise InputError(f"{prefix}{key}", str(value).lower(), f"allowed: {_allowed(schema, str(key))}")
+        if isinstance(value, bool) and bool not in set(leaf_types(schema, str(key))):
+            raise InputError(f"{prefix}{key}", str(value).lower(), f"allowed: {in_words(schema, str(key))}")
         try:
             typed[key] = value
         except (ValidationError, ConfigKeyError):
-            raise InputError(f"{prefix}{key}", value, f"allowed: {_allowed(schema, str(key))}") from None
+            raise InputError(f"{prefix}{key}", value, f"allowed: {in_words(schema, str(key))}") from None
         nested = isinstance(value, list) and any(isinstance(element, dict | list) for element in value)
-        if nested and Any not in set(_leaf_types(schema, str(key))):
-            raise InputError(f"{prefix}{key}", value, f"allowed: {_allowed(schema, str(key))}")
+        if nested and Any not in set(leaf_types(schema, str(key))):
+            raise InputError(f"{prefix}{key}", value, f"allowed: {in_words(schema, str(key))}")
     if missing := sorted(OmegaConf.missing_keys(typed)):
         key = f"{prefix}{missing[0]}"
-        raise InputError(key, MISSING, f"is missing; give {key}=… ({_allowed(schema, missing[0])})")
+        raise InputError(key, MISSING, f"is missing; give {key}=… ({in_words(schema, missing[0])})")
     plain = OmegaConf.to_container(typed)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
@@ -248,31 +246,3 @@ def _part(group: str, kind: type, values: dict[str, Any]) -> Any:
     except Exception as error:
         target = f"{kind.__module__}.{kind.__qualname__}"
         raise InputError(f"{group}._target_", target, f"{type(error).__name__}: {error}") from None
-
-
-def _leaf_types(schema: type, key: str) -> Iterator[type]:
-    """The types in an annotation such as `list[int] | None`."""
-    pending = [typing.get_type_hints(schema)[key]]
-    while pending:
-        hint = pending.pop()
-        pending += typing.get_args(hint)
-        yield hint
-
-
-def _allowed(schema: type, key: str) -> str:
-    """An annotation in words."""
-    hint = typing.get_type_hints(schema)[key]
-    optional = type(None) in typing.get_args(hint) and isinstance(hint, types.UnionType)
-    hint = next(part for part in typing.get_args(hint) if part is not type(None)) if optional else hint
-    words = {
-        int: "a whole number",
-        float: "a number",
-        bool: "true or false",
-        str: "text",
-        list[int]: "a list of whole numbers, such as [64,32]",
-        list[float]: "a list of numbers, such as [0.9,0.999]",
-        list[str]: "a list of texts, such as [age,bmi]",
-        list[Any]: "a list of parts, such as [{grid:{seed:[0,1]}}]",
-        dict[str, Any]: "keys with their values, such as {seed:[0,1]}",
-    }
-    return words.get(hint, str(hint)) + (" or null" if optional else "")
