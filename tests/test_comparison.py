@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 from written_sweeps import ENVIRONMENT, falling, grid, written_run, written_sweep
 
+from exp.comparison.charts import loss_curves
 from exp.comparison.curves import band, distances, levels, losses, time_to
 from exp.comparison.differences import differences, require_allowed, require_kinds
 from exp.comparison.pair import curves_differ, pair
@@ -426,3 +427,14 @@ def test_the_memory_of_a_run_is_its_own() -> None:
     del block
     assert 45e6 < taken()["memory/host_bytes"] < 70e6
     assert measured(None)()["memory/host_bytes"] < 5e6 and held.any()
+
+
+def test_a_curve_that_blew_up_does_not_press_the_others_flat(tmp_path: Path) -> None:
+    planned = grid(METHODS, (1e-6,), (0,), steps=20)
+    planned[1] |= {"losses": np.array([100.0, 1e9, 1e30]), "blew_up_at_step": 3}
+    written_sweep(tmp_path, planned)
+    comparison = compared(selected(tmp_path, "latest"), tmp_path, None)
+    layout = loss_curves(comparison.rows)["layout"]
+    low, high = np.log10([planned[0]["losses"].min(), planned[0]["losses"].max()])
+    assert layout["yaxis"]["range"] == layout["meta"]["log"] == pytest.approx([low - 0.1, high + 0.1])
+    assert "range" not in loss_curves(comparison.rows[:1])["layout"]["yaxis"]

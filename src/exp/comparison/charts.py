@@ -12,6 +12,7 @@ import numpy as np
 from exp.colours import colours
 from exp.comparison.curves import Band, distances, levels, losses, times_to
 from exp.comparison.table import MARK, NUMBERS, Row
+from exp.comparison.trials import Trial
 
 MOST_NAMED = 30
 """Up to how many settings a legend or the labels of an axis name each; beyond, hovering does."""
@@ -51,7 +52,8 @@ def loss_curves(rows: Sequence[Row]) -> Figure:
                 )
         if seeded and any(len(trial.losses) for trial in row.trials):
             traces += _band_traces(losses(row), row.setting, colour, kind)
-    return {"data": traces, "layout": _layout("step", "train/loss", rows, logarithmic=_positive(rows))}
+    layout = _layout("step", "train/loss", rows, logarithmic=_positive(rows))
+    return {"data": traces, "layout": _in_sight(layout, [trial.losses for row in rows for trial in _tame(row)], rows)}
 
 
 def distance_curves(rows: Sequence[Row], baseline: Row) -> Figure:
@@ -63,7 +65,8 @@ def distance_curves(rows: Sequence[Row], baseline: Row) -> Figure:
             name = f"{row.setting} (equal bit for bit)" if equal else row.setting
             traces += _band_traces(found, name, colour, "scatter", positive=True)
     layout = _layout("step", "|difference| / baseline", rows, logarithmic=True)
-    return {"data": traces, "layout": layout}
+    tame = [distances(row, baseline).high for row in rows if row.setting != baseline.setting and _tame(row) == row.trials]
+    return {"data": traces, "layout": _in_sight(layout, tame, rows)}
 
 
 def time_curves(rows: Sequence[Row]) -> Figure:
@@ -104,6 +107,26 @@ def bars(rows: Sequence[Row], name: str) -> Figure:
 
 def _spread(row: Row, name: str) -> Any:
     return row.speed if name == "speed" else row.numbers[name]
+
+
+def _tame(row: Row) -> list[Trial]:
+    """The runs of a setting that did not blow up."""
+    return [trial for trial in row.trials if trial.state != "blew up"]
+
+
+def _in_sight(layout: dict[str, Any], curves: Sequence[np.ndarray], rows: Sequence[Row]) -> dict[str, Any]:
+    """The layout with the range of these curves, where others blew up and would press them flat. `meta` is for the script."""
+    values = [np.asarray(curve)[np.isfinite(curve)] for curve in curves]
+    known = np.concatenate([*values, np.empty(0)])
+    logarithmic = layout["yaxis"].get("type") == "log"
+    known = known[known > 0] if logarithmic else known
+    if len(known) < 2 or all(_tame(row) == row.trials for row in rows) or known.min() == known.max():
+        return layout
+    low, high = float(known.min()), float(known.max())
+    ranges = {"linear": [min(low, 0.0), 1.05 * high]}
+    if low > 0:
+        ranges["log"] = [float(np.log10(low)) - 0.1, float(np.log10(high)) + 0.1]
+    return layout | {"yaxis": layout["yaxis"] | {"range": ranges["log" if logarithmic else "linear"]}, "meta": ranges}
 
 
 def _positive(rows: Sequence[Row]) -> bool:

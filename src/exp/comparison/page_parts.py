@@ -46,7 +46,8 @@ document.querySelectorAll("button[data-scale]").forEach(button => {
   if (button.dataset.scale === now) mark(button);
   button.onclick = () => {
     mark(button);
-    Plotly.relayout(name, {"yaxis.type": button.dataset.scale, "yaxis.autorange": true});
+    const range = (figures[name].layout.meta || {})[button.dataset.scale];
+    Plotly.relayout(name, {"yaxis.type": button.dataset.scale, ...(range ? {"yaxis.range": range} : {"yaxis.autorange": true})});
   };
 });
 
