@@ -105,15 +105,36 @@ def prepared(words: list[str]) -> tuple[list[str], list[str]]:
     return names_quoted(words), arguments.overrides
 
 
+TEXTS = ("compare.sweep", "compare.baseline", "compare.require", "compare.out", "repeat.run")
+LISTS = ("compare.runs", "compare.allow")
+"""Keys whose values are names, paths and conditions, or lists of them: typed without the quotes that Hydra asks for."""
+
+
+QUOTED = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"")
+
+
 def names_quoted(words: list[str]) -> list[str]:
-    """`debug=nan` with nan as a name: Hydra reads it as a number."""
+    """`debug=nan` with nan as a name, where Hydra reads a number; `compare.require=final/loss < 1` as the text that it is."""
 
     def quoted(word: str) -> str:
         key, _, value = word.partition("=")
+        if key in TEXTS and value not in ("", "null"):
+            return f"{key}={_text(value)}"
+        if key in LISTS and value:
+            inner = value[1:-1] if value[0] == "[" and value[-1] == "]" else value
+            return f"{key}=[{','.join(_text(each.strip()) for each in inner.split(',') if each.strip())}]"
         is_name = key.lstrip("+") in registry.groups() and value in registry.choices(key.lstrip("+"))
         return f"{key}='{value}'" if is_name and value in ("nan", "inf", "true", "false", "null") else word
 
     return [quoted(word) for word in words]
+
+
+def _text(value: str) -> str:
+    """A text in quotes, unless it is already, or is an interpolation."""
+    if QUOTED.fullmatch(value) or value.startswith("${"):
+        return value
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
+    return f"'{escaped}'"
 
 
 def axis_values(override: Override) -> list[str]:
