@@ -269,8 +269,8 @@ TYPED = [
     row("task=verify verify.kits=full", "verify.kits=full: no such key"),
     row("verify.kit=full", "verify.kit=full: is a key of task=verify", "add task=verify"),
     row("-m optimizer.lr=", "optimizer.lr=: allowed: a number"),
-    row("-m optimizer.lr=1e-6,1e-6", "sweep=lr=1e-6: stands for two runs", "once"),
-    row("-m method=numpy,numpy", "sweep=numpy: stands for two runs"),
+    row("-m optimizer.lr=1e-6,1e-6", "optimizer.lr=1e-6: is there twice", "once"),
+    row("-m method=numpy,numpy", "method=numpy: is there twice"),
 ]
 
 

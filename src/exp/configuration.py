@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+from omegaconf.errors import ConfigKeyError, ValidationError
 
 from exp import registry
 from exp.annotations import in_words, leaf_types
+from exp.composition import resolved
 from exp.config_errors import as_typed, unknown_key
 from exp.devices import Device
 from exp.errors import MISSING, InputError, listed, require
@@ -67,67 +68,45 @@ class TopLevel:
         require(bool(self.runs.strip()), "runs", repr(self.runs), "a folder")
 
 
-def instantiate(config: DictConfig, choices: dict[str, Any], overrides: list[str]) -> tuple[Experiment, Task]:
+def instantiate(config: DictConfig | dict[str, Any], choices: dict[str, Any], overrides: list[str]) -> tuple[Experiment, Task]:
     """The experiment and its task. Raises `InputError` for a key, a type, a value or a class that cannot be."""
-    try:
-        with as_typed(overrides):
-            return _built(config, choices, overrides)
-    except OmegaConfBaseException as error:  # an interpolation that leads nowhere
-        raise InputError(_unresolved(config) or "configuration", MISSING, str(error).splitlines()[0]) from None
+    plain = resolved(config) if isinstance(config, DictConfig) else config
+    with as_typed(overrides):
+        return _built(plain, choices, overrides)
 
 
-def described_sweep(config: DictConfig, overrides: list[str]) -> Sweep:
+def described_sweep(config: dict[str, Any], overrides: list[str]) -> Sweep:
     """The sweep that the configuration describes. Raises `InputError` for a key, a type or a value that cannot be."""
-    try:
-        with as_typed(overrides):
-            return _part("sweep", *_checked("sweep", {"sweep": OmegaConf.to_container(config.sweep, resolve=True)}, "sweep"))
-    except OmegaConfBaseException as error:
-        raise InputError(_unresolved(config) or "sweep", MISSING, str(error).splitlines()[0]) from None
+    with as_typed(overrides):
+        return _part("sweep", *_checked("sweep", config, "sweep"))
 
 
-def flat_values(config: DictConfig, choices: dict[str, Any]) -> dict[str, Any]:
+def flat_values(config: dict[str, Any], choices: dict[str, Any]) -> dict[str, Any]:
     """The value of every key, `optimizer.lr`, and the choice of every group by its name, `method`."""
     flat: dict[str, Any] = {}
 
-    def flatten(prefix: str, node: Any) -> None:
+    def flatten(prefix: str, node: dict[str, Any]) -> None:
         for key, value in node.items():
             if isinstance(value, dict):
                 flatten(f"{prefix}{key}.", value)
             elif key != "_target_":
                 flat[f"{prefix}{key}"] = value
 
-    flatten("", OmegaConf.to_container(config, resolve=True))
+    flatten("", config)
     return flat | {group: str(choices[group]) for group in GROUPS if group in choices}
 
 
-def _unresolved(config: DictConfig) -> str | None:
-    """The key whose interpolation leads nowhere."""
-    nodes = {str(key): node for key, node in config.items_ex(resolve=False)}
-    nested = [f"{key}.{inner}" for key, node in nodes.items() if isinstance(node, DictConfig) for inner in node]
-    for key in [*nested, *nodes]:
-        try:
-            OmegaConf.select(config, str(key))
-        except OmegaConfBaseException:
-            return str(key)
-    return None
-
-
-def _built(config: DictConfig, choices: dict[str, Any], overrides: list[str]) -> tuple[Experiment, Task]:
-    if "hydra" in config:  # a copy of our own, for it will be resolved
-        config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+def _built(plain: dict[str, Any], choices: dict[str, Any], overrides: list[str]) -> tuple[Experiment, Task]:
     own = str(choices.get("task"))  # task=verify has its keys under verify
-    unknown = next((key for key in config if key not in (*GROUPS, *_names(TopLevel), own)), None)
+    unknown = next((key for key in plain if key not in (*GROUPS, *_names(TopLevel), own)), None)
     if unknown is not None:
         raise unknown_key(str(unknown), typed_values(overrides).get(str(unknown)))
     for group in GROUPS:
         if not isinstance(choices.get(group), str):
             raise InputError(group, choices.get(group), f"choose {listed(registry.choices(group))}")
-    OmegaConf.resolve(config)
-    plain = OmegaConf.to_container(config)
-    assert isinstance(plain, dict)
     top = _typed("", TopLevel, {name: plain.get(name) for name in _names(TopLevel)})
     TopLevel(**top)
-    prefixes = {group: own if group == "task" and own in config else group for group in GROUPS}
+    prefixes = {group: own if group == "task" and own in plain else group for group in GROUPS}
     kinds, values = {}, {}
     for group, prefix in prefixes.items():
         kinds[group], values[group] = _checked(group, plain, prefix)
