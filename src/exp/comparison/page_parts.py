@@ -47,7 +47,8 @@ document.querySelectorAll("button[data-scale]").forEach(button => {
   button.onclick = () => {
     mark(button);
     const range = (figures[name].layout.meta || {})[button.dataset.scale];
-    Plotly.relayout(name, {"yaxis.type": button.dataset.scale, ...(range ? {"yaxis.range": range} : {"yaxis.autorange": true})});
+    const shown = range ? {"yaxis.range": range} : {"yaxis.autorange": true};
+    Plotly.relayout(name, {"yaxis.type": button.dataset.scale, ...shown});
   };
 });
 
