@@ -41,6 +41,9 @@ def environment(**changes: Any) -> dict[str, Any]:
     return found
 
 
+TORCH = environment(conditions={"torch_threads": 1})
+
+
 def runs_of(*changes: dict[str, Any]) -> list[dict[str, Any]]:
     """Two methods, two seeds; the last run has these changes."""
     found = grid(METHODS, (1e-6,), (0, 1), steps=20)
@@ -64,6 +67,7 @@ DIFFERING = {
     "precision": ({"choices": {"method": "autograd", "precision": "fp64"}}, "precision"),
     "tf32": ({"environment": environment(conditions__tf32=True)}, None),
     "threads": ({"environment": environment(conditions__threads=[{"internal_api": "openblas", "num_threads": 2}])}, "threads"),
+    "torch threads": ({"environment": environment(conditions={"torch_threads": 2})}, "threads"),
     "numpy": ({"environment": environment(versions__numpy="2.0.0")}, "versions"),
     "no torch": ({"environment": environment(versions={"python": "3.11.9", "numpy": "2.4.0"})}, None),
     "system": ({"environment": environment(platform="Darwin")}, "versions"),
@@ -81,7 +85,10 @@ DIFFERING = {
 @pytest.mark.parametrize("name", DIFFERING)
 def test_what_differs_in_one_run_is_found_and_nothing_else(name: str, tmp_path: Path) -> None:
     change, kind = DIFFERING[name]
-    written_sweep(tmp_path, runs_of(change))
+    planned = runs_of(change)
+    if name == "torch threads":
+        planned[-2]["environment"] = TORCH
+    written_sweep(tmp_path, planned)
     selection = selected(tmp_path, "latest")
     found = differences(selection.trials, selection.declared, planned=True)
     assert {difference.kind for difference in found} - {"configuration"} == ({kind} if kind else set()) - {"configuration"}
@@ -241,7 +248,8 @@ def test_a_spread_is_mean_and_sample_deviation() -> None:
 def test_a_setting_is_the_factors_without_the_seed(swept: Selection) -> None:
     found = rows(swept.trials, [None] * 12)
     assert [row.setting for row in found] == ["numpy lr=1e-7", "numpy lr=1e-6", "autograd lr=1e-7", "autograd lr=1e-6"]
-    assert [row.n for row in found] == [3] * 4
+    assert [row.n for row in found] == [3] * 4 and found[0].factors == {"method": "numpy", "optimizer.lr": 1e-7}
+    assert [row.verified for row in found] == [False] * 4
     finals = [trial.metrics["final/loss"] for trial in found[1].trials]
     assert found[1].numbers["final/loss"].mean == pytest.approx(np.mean(finals))
 
@@ -264,6 +272,7 @@ def test_what_blew_up_or_failed_is_counted_and_not_averaged(tmp_path: Path) -> N
     written_sweep(tmp_path, planned)
     found = rows(selected(tmp_path, "latest").trials, [None] * 6)
     assert (found[0].n, found[0].failures, found[1].n, found[1].failures) == (1, 2, 2, 0)
+    assert found[0].numbers["final/loss"].values == (planned[2]["losses"][-1],)
     said = notes(found, found[1])
     assert [line for line in said if line.startswith("blew up: 1 of 6 runs, not in the numbers: numpy lr=1e-06 seed=0")]
     assert any(line.startswith("failed: 1 of 6") for line in said) and any(line.startswith("planned: 1 of 6") for line in said)

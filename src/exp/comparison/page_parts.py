@@ -47,8 +47,8 @@ document.querySelectorAll("button[data-scale]").forEach(button => {
   button.onclick = () => {
     mark(button);
     const range = (figures[name].layout.meta || {})[button.dataset.scale];
-    const limits = range ? {"yaxis.range": range} : {"yaxis.autorange": true};
-    Plotly.relayout(name, {"yaxis.type": button.dataset.scale, ...limits});
+    const shown = range ? {"yaxis.range": range} : {"yaxis.autorange": true};
+    Plotly.relayout(name, {"yaxis.type": button.dataset.scale, ...shown});
   };
 });
 

@@ -104,8 +104,8 @@ def _done(plan: Plan, order: Order, folder: RunFolder, launch: Launch | None, re
     first = plan.runs[0].ready
     assert first is not None
     pending = [entry for entry in plan.runs if entry.state in (NEW, RETRY, RUNNING)]
-    doing = "" if len(pending) == len(plan.runs) else f", {len(pending)} to do"
-    report.say(f"sweep {folder.path.name}: {len(plan.runs)} run{'s' * (len(plan.runs) != 1)}{doing}")
+    known = "" if all(entry.state == NEW for entry in plan.entries) else f": {plan.count()}"
+    report.say(f"sweep {folder.path.name}: {len(plan.runs)} run{'s' * (len(plan.runs) != 1)}{known}")
     if order.tracking and pending:
         shared_uploader().open(order.tracking["uri"])
     ending: BaseException | None = None
@@ -139,9 +139,9 @@ def _wait_for_end(order: Order, entries: list[Entry]) -> None:
 
 
 def _show(plan: Plan, report: Report, *, whole: bool) -> None:
-    """The plan: how many runs in which state, and each with its reason."""
-    report.say(f"plan: {len(plan.entries)} run{'s' * (len(plan.entries) != 1)}: {plan.count()}")
+    """The `whole` plan, each run with its state and the reason; or what is not simply new or done."""
     if whole:
+        report.say(f"plan: {len(plan.entries)} run{'s' * (len(plan.entries) != 1)}: {plan.count()}")
         report.table(("state", "run", "why"), [(entry.state, entry.name, entry.reason) for entry in plan.entries])
         return
     shown = [entry for entry in plan.entries if entry.state not in (NEW, DONE)]
