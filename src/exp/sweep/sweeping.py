@@ -121,7 +121,8 @@ def _done(plan: Plan, order: Order, folder: RunFolder, launch: Launch | None, re
             report.say(f"the sweep broke off: {type(error).__name__}: {error}")
     code = conclude(plan, order, folder, first, report, ending)
     folder.release()
-    order.stop.clear()
+    if ending is None:  # else it stays told: a cluster may begin runs that still wait in its queue
+        order.stop.clear()
     if ending is not None or any(entry for entry in plan.runs if order.claims.latest(entry.key) is None):
         report.say(f"resume: {shlex.join(_resume())}")
     if ending is None:
