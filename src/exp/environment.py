@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ def environment(torch_device: str | None) -> dict[str, Any]:
     """What a reader needs to judge or repeat a run. `torch_device` is None for a run that uses no torch."""
     packages = ("exp", "hydra-core", "numpy", "torch", "mlflow") if torch_device else ("exp", "hydra-core", "numpy", "mlflow")
     return {
-        "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
         "platform": platform.platform(),
         "cpu": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -54,6 +55,13 @@ def _gpu(torch_device: str | None) -> dict[str, Any] | None:
     }
 
 
+@cache
+def version(package: str) -> str:
+    """The installed version of a package."""
+    return importlib.metadata.version(package)
+
+
+@cache  # what was imported from there does not change with it
 def _git(folder: Path) -> dict[str, Any] | None:
     """Commit and dirtiness (of tracked files) of the repository around `folder`; None outside one."""
 

@@ -6,13 +6,12 @@ import time
 import traceback
 from contextlib import AbstractContextManager
 from dataclasses import fields, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from exp.arrays import Place
 from exp.conditions import controlled
-from exp.environment import processor
+from exp.environment import processor, version
 from exp.experiment import Experiment
 from exp.optimizers import SGD, Momentum
 from exp.problems import Data

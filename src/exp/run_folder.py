@@ -32,7 +32,7 @@ import yaml
 from exp.errors import InputError
 from exp.state import State
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_LOADER, _DUMPER = getattr(yaml, "CSafeLoader", yaml.SafeLoader), getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 """libyaml where PyYAML was built with it: ten times as fast, and a sweep has hundreds of configurations."""
 
 SWEEPS = "sweeps"
@@ -128,7 +128,7 @@ class RunFolder:
         self._replace(name, text.encode())
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        self._replace("config.yaml", yaml.safe_dump(dict(config), sort_keys=False).encode())
+        self._replace("config.yaml", yaml.dump(dict(config), Dumper=_DUMPER, sort_keys=False).encode())
 
     def config(self) -> dict[str, Any]:
         """The resolved configuration; empty for a sweep, which has many."""
