@@ -37,6 +37,17 @@ def start(*words: str, cwd: Path, env: dict | None = None) -> subprocess.Popen[s
     )
 
 
+def done_here(*words: str) -> int:
+    """The exit code of `python -m exp *words` done in this process and folder: fast, and what is raised is raised."""
+    from exp.composition import compose
+    from exp.config_errors import as_typed
+    from exp.configuration import instantiate
+
+    experiment, task = instantiate(*compose(list(words)))
+    with as_typed(list(words)):
+        return task(experiment)
+
+
 def until(condition: Callable[[], T | None], seconds: float = 90) -> T:
     """What `condition` returns, as soon as it is true; fails after `seconds`."""
     deadline = time.monotonic() + seconds

@@ -235,6 +235,18 @@ TYPED = [
     row(["tracker.experiment=' '"], "tracker.experiment=' ': allowed: a name"),
     row("task=ui tracker=none", "tracker=none: ", "use tracker=mlflow"),
     row("task=ui task.port=65536", "task.port=65536: allowed: 1 to 65535"),
+    # comparisons and repetitions
+    row("task=compare", "compare.sweep=latest: there is no sweep in runs/ yet; python -m exp -m … makes one"),
+    row("task=compare compare.sweep=x", "compare.sweep=x: there is no sweep in runs/ yet"),
+    row("task=compare compare.runs=[one,other]", "compare.runs=[one,other]: one: there is no run in runs/ yet"),
+    row("task=compare compare.allow=[hardwear]", "compare.allow=[hardwear]: hardwear is no kind", "choose hardware,"),
+    row("task=compare compare.swep=x", "compare.swep=x: no such key", "nearest: compare.sweep"),
+    row("compare.sweep=x", "compare.sweep=x: is a key of task=compare; add task=compare"),
+    row("task=comparee", "task=comparee: no such choice; choose compare,"),
+    row("-m task=compare compare.baseline=a,b", "task=compare: cannot be swept; leave -m out"),
+    row("task=repeat", "repeat.run=latest: there is no run in runs/ yet; python -m exp makes one"),
+    row("task=repeat repeat.run=runs/x", "repeat.run=runs/x: there is no run in runs/ yet"),
+    row("-m task=repeat seed=0,1", "repeat.run=latest: there is no run in runs/ yet"),
     # sweeps
     row("sweep=method", "sweep=method: no such choice; choose methods"),
     row("sweep.repeat=2", "sweep.repeat=2: no such key; nearest: sweep.repeats", "use sweep.repeats=2"),
@@ -257,8 +269,8 @@ TYPED = [
     row("task=verify verify.kits=full", "verify.kits=full: no such key"),
     row("verify.kit=full", "verify.kit=full: is a key of task=verify", "add task=verify"),
     row("-m optimizer.lr=", "optimizer.lr=: allowed: a number"),
-    row("-m optimizer.lr=1e-6,1e-6", "sweep=lr=1e-6: stands for two runs", "once"),
-    row("-m method=numpy,numpy", "sweep=numpy: stands for two runs"),
+    row("-m optimizer.lr=1e-6,1e-6", "optimizer.lr=1e-6: is there twice", "once"),
+    row("-m method=numpy,numpy", "method=numpy: is there twice"),
 ]
 
 

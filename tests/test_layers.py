@@ -91,9 +91,12 @@ def mlflow_only_in_tracking(module: str, source: str) -> list[str]:
     return [] if is_in(module, "exp.tracking") else importing(module, source, "mlflow")
 
 
-def torch_only_in_functions(module: str, source: str) -> list[str]:
-    found = (found for found in imports(module, source) if is_in(found.module, "torch") and not found.in_function)
-    return [f"{module}:{line} imports torch at module level" for _, line, _ in found]
+HEAVY = ("torch", "pandas", "plotly", "scipy", "sklearn")
+
+
+def heavy_only_in_functions(module: str, source: str) -> list[str]:
+    found = (found for found in imports(module, source) if is_in(found.module, *HEAVY) and not found.in_function)
+    return [f"{module}:{line} imports {name} at module level" for name, line, _ in found]
 
 
 KNOWS_NOT = {
@@ -101,6 +104,7 @@ KNOWS_NOT = {
     "exp.training": (*METHODS, "exp.tracking", "exp.tasks", "exp.experiment", "exp.run_folder", "exp.report", "exp.sweep"),
     "exp.verification": FORMULAS,
     "exp.experiment": (*METHODS, "exp.tasks", "exp.report", "exp.sweep"),
+    "exp.comparison": (*METHODS, "exp.training", "exp.tasks", "exp.sweep", "exp.tracking", "exp.configuration"),
     "exp.tasks": (*METHODS, "exp.sweep", "exp.configuration"),
     "exp": ("hydra_plugins", "exp.__main__"),
 }
@@ -129,7 +133,7 @@ def training_names_no_method(module: str, source: str) -> list[str]:
 
 
 MAY_OPEN = ("exp.problems", "exp.tables", "exp.run_folder", "exp.environment", "exp.registry", "exp.tracking")
-MAY_OPEN += ("exp.sources", "exp.claims", "exp.sweep_folder")
+MAY_OPEN += ("exp.sources", "exp.claims", "exp.sweep_folder", "exp.gpus", "exp.memory", "exp.comparison.files")
 OPENS = {
     "open",
     "read_text",
@@ -201,9 +205,11 @@ PLANTED: list[tuple[Rule, str, str]] = [
     (hydra_only_at_the_entry, "exp.sweep.running", "from omegaconf import DictConfig"),
     (hydra_only_at_the_entry, "exp.tasks.train", "def f():\n    import hydra.utils"),
     (mlflow_only_in_tracking, "exp.tasks.ui", "def f():\n    from mlflow import MlflowClient"),
-    (torch_only_in_functions, "exp.methods.module", "import torch"),
-    (torch_only_in_functions, "exp.arrays", "try:\n    from torch import nn\nexcept ImportError:\n    nn = None"),
-    (torch_only_in_functions, "exp.methods.module", "class Net:\n    from torch import nn"),
+    (heavy_only_in_functions, "exp.methods.module", "import torch"),
+    (heavy_only_in_functions, "exp.arrays", "try:\n    from torch import nn\nexcept ImportError:\n    nn = None"),
+    (heavy_only_in_functions, "exp.comparison.frame", "import pandas as pd"),
+    (heavy_only_in_functions, "exp.comparison.page", "from plotly.offline import get_plotlyjs"),
+    (heavy_only_in_functions, "exp.methods.module", "class Net:\n    from torch import nn"),
     (lower_knows_no_upper, "exp.methods.manual", "from exp.training import train"),
     (lower_knows_no_upper, "exp.methods.base", "from exp import experiment"),
     (lower_knows_no_upper, "exp.methods.module", "def f():\n    import exp.tracking.uploader"),
@@ -215,6 +221,8 @@ PLANTED: list[tuple[Rule, str, str]] = [
     (lower_knows_no_upper, "exp.verification.kit", "import exp.network"),
     (lower_knows_no_upper, "exp.experiment", "from exp.tasks.train import Train"),
     (lower_knows_no_upper, "exp.tasks.base", "from exp import sweep"),
+    (lower_knows_no_upper, "exp.comparison.table", "from exp.tasks.train import Train"),
+    (lower_knows_no_upper, "exp.comparison.watch", "def f():\n    import exp.sweep.running"),
     (lower_knows_no_upper, "exp.python", "from exp.__main__ import main"),
     (methods_know_not_each_other, "exp.methods.autograd", "from exp.methods.manual import backward"),
     (methods_know_not_each_other, "exp.methods.autograd", "from . import manual"),
@@ -224,6 +232,7 @@ PLANTED: list[tuple[Rule, str, str]] = [
     (only_the_edges_open_files, "exp.sweep.running", "from pathlib import Path\nPath('x').write_text('y')"),
     (only_the_edges_open_files, "exp.tasks.train", "def f(path):\n    path.write_text('y')"),
     (only_the_edges_open_files, "exp.training", "import numpy as np\nnp.save('x', np.ones(3))"),
+    (only_the_edges_open_files, "exp.comparison.report", "def f(path):\n    path.write_text('y')"),
     (only_the_edges_open_files, "exp.recorded", "from safetensors.numpy import load_file"),
     (random_only_in_seeds, "exp.problems", "import numpy as np\nx = np.random.default_rng(0)"),
     (random_only_in_seeds, "exp.network", "from numpy.random import default_rng"),
@@ -289,7 +298,8 @@ def test_a_planted_disagreement_is_seen(change: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(("group", "choice"), [*CHOICES, *PRESETS])
-def test_every_choice_composes_and_instantiates(group: str, choice: str) -> None:
+def test_every_choice_composes_and_instantiates(group: str, choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exp.tasks.repeat.Repeat.recorded", lambda task, runs: None)  # there is no run to repeat
     experiment, task = instantiate(*compose([f"{group}={choice}", *MANDATORY.get((group, choice), [])]))
     if group in GROUPS and group != "sweep":
         assert isinstance(task if group == "task" else getattr(experiment, group), GROUPS[group])

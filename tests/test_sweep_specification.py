@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exp import registry
-from exp.composition import axis_parser, axis_values, compose
+from exp.composition import axis_parser, axis_values, compose, resolved
 from exp.configuration import described_sweep, instantiate
 from exp.errors import InputError
 from exp.override_text import meaning, value_text
@@ -362,7 +362,7 @@ def test_what_was_typed_and_has_no_values_is_one_line(text: str, problem: str) -
 
 def described(*typed: str) -> Sweep:
     config, _, overrides = compose(list(typed))
-    return described_sweep(config, overrides)
+    return described_sweep(resolved(config), overrides)
 
 
 @pytest.mark.parametrize("choice", registry.choices("sweep"))

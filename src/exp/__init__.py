@@ -1,6 +1,6 @@
 """exp: controlled experiments on training implementations.
 
-    from exp import run, data, load
+    from exp import run, data, load, results
     run("method=numpy", "training.steps=50").losses
 
 Nothing heavy is imported before it is used.
@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import pandas
+
     from exp.problems import Data
     from exp.recorded import Run
 
-__all__ = ["data", "load", "run"]
+__all__ = ["data", "load", "results", "run"]
 __version__ = "0.1.0"
 
 
@@ -39,3 +41,15 @@ def load(folder: str | Path) -> "Run":
     from exp.recorded import Run
 
     return Run(folder)
+
+
+def results(sweep: str = "latest", runs_folder: str | Path = "runs") -> "pandas.DataFrame":
+    """The runs of a sweep, by the name of its folder: one row for each run and step, with full histories.
+
+    Columns: `run`, `folder`, `status`, `verdict`; each factor by its key; each number of the run (`final/loss`,
+    `time/step_seconds`, …); `step`, `seconds` since the first step began, `train/loss`, `valid/…`: NaN where not measured.
+    Raises `InputError` (a `ValueError`) for a sweep that is not there.
+    """
+    from exp.comparison.results import results
+
+    return results(sweep, runs_folder)

@@ -51,7 +51,7 @@ def _run(words: list[str]) -> int:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig
 
-    from exp.composition import prepared
+    from exp.composition import prepared, require_single
     from exp.config_errors import as_typed, explained
     from exp.configuration import instantiate
     from exp.registry import conf_folder
@@ -63,6 +63,7 @@ def _run(words: list[str]) -> int:
         chosen = HydraConfig.get()
         try:
             trainer, task = instantiate(config, dict(chosen.runtime.choices), overrides)
+            require_single(overrides)
             with as_typed(overrides):
                 outcome.append(task(trainer))
         except BaseException as error:  # Hydra would print it: it is ours to say

@@ -19,6 +19,7 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from exp import registry
 from exp.config_errors import explained
@@ -53,34 +54,59 @@ def compose(overrides: list[str], config_dir: str | Path | None = None) -> tuple
 _composing = threading.Lock()
 
 
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """The configuration as plain values, without Hydra's own node. Raises `InputError` for what leads nowhere."""
+    try:
+        return {
+            str(key): OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else config[key]
+            for key, node in config.items_ex(resolve=False)
+            if key != "hydra"
+        }
+    except OmegaConfBaseException as error:
+        raise InputError(_unresolved(config) or "configuration", MISSING, str(error).splitlines()[0]) from None
+
+
+def _unresolved(config: DictConfig) -> str | None:
+    """The key whose interpolation leads nowhere."""
+    nodes = {str(key): node for key, node in config.items_ex(resolve=False)}
+    nested = [f"{key}.{inner}" for key, node in nodes.items() if isinstance(node, DictConfig) for inner in node]
+    for key in [*nested, *nodes]:
+        try:
+            OmegaConf.select(config, str(key))
+        except OmegaConfBaseException:
+            return str(key)
+    return None
+
+
 class Composer:
     """Composes the many configurations of a sweep: one Hydra composition for each set of group choices.
 
-    What differs only in values is a copy with the overrides applied, as Hydra does last of all: 3 ms instead of 40.
+    What differs only in values is set in that one, as Hydra does last of all: 2 ms instead of 40.
     """
 
     def __init__(self, loader: ConfigLoader, base: DictConfig):
         self._loader, self._base = loader, base
-        self._whole: dict[tuple[str, ...], DictConfig] = {}
+        parser = OverridesParser.create(config_loader=loader)
+        self._parsed = cache(lambda override: parser.parse_overrides([override])[0])
         self._is_group = cache(lambda key: bool(loader.get_group_options(key)))
+        self._whole: dict[tuple[str, ...], DictConfig] = {}
 
-    def compose(self, overrides: list[str]) -> tuple[DictConfig, dict[str, Any]]:
-        """The configuration without Hydra's own node, and the choices of its groups. Raises what Hydra raises."""
-        parsed = OverridesParser.create(config_loader=self._loader).parse_overrides(overrides)
+    def compose(self, overrides: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The resolved configuration without Hydra's own node, and the choices of its groups. Raises what Hydra raises."""
+        parsed = [self._parsed(override) for override in overrides]
         values = [override for override in parsed if self._is_value(override)]
-        if any(str(override.key_or_group).startswith("hydra") for override in parsed):
-            values = []
-        chosen = tuple(str(override.input_line) for override in parsed if override not in values)
-        if chosen not in self._whole:
-            self._whole[chosen] = self._loader.load_sweep_config(self._base, list(chosen))
-        whole = self._whole[chosen]
-        config = OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"])
-        ConfigLoaderImpl._apply_overrides_to_config(values, config)
-        return config, dict(whole.hydra.runtime.choices)
+        chosen = [str(override.input_line) for override in parsed if override not in values]
+        # of one set of choices there is one for each set of keys, all of which are set each time: nothing stays behind
+        kind = (*chosen, *(str(override.key_or_group) for override in values))
+        if kind not in self._whole:
+            self._whole[kind] = self._loader.load_sweep_config(self._base, chosen)
+        whole = self._whole[kind]
+        ConfigLoaderImpl._apply_overrides_to_config(values, whole)
+        return resolved(whole), dict(whole.hydra.runtime.choices)
 
     def _is_value(self, override: Override) -> bool:
         """Whether an override only changes a value that is there."""
-        plain = override.type == OverrideType.CHANGE and override.package is None
+        plain = override.type == OverrideType.CHANGE and override.package is None and not isinstance(override.value(), dict)
         return plain and not self._is_group(str(override.key_or_group))
 
 
@@ -100,20 +126,53 @@ def prepared(words: list[str]) -> tuple[list[str], list[str]]:
         if re.match(r"hydra[./]", key) and not re.match(r"hydra\.searchpath|hydra[./]launcher\b", key):
             problem = "exp decides how Hydra runs, but for hydra/launcher=… and hydra.launcher.…=…; leave it out"
             raise InputError(override, MISSING, problem)
-        if re.match(r"hydra[./]launcher|sweep\b", key) and not arguments.multirun:
-            raise InputError(override, MISSING, "is about a sweep; put -m before it, or leave it out")
+        if re.match(r"hydra[./]launcher", key) and not arguments.multirun:
+            raise about_sweeps(override)
     return names_quoted(words), arguments.overrides
 
 
+TEXTS = ("compare.sweep", "compare.baseline", "compare.require", "compare.out", "repeat.run")
+LISTS = ("compare.runs", "compare.allow")
+"""Keys whose values are names, paths and conditions, or lists of them: typed without the quotes that Hydra asks for."""
+
+
+QUOTED = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"")
+
+
+def about_sweeps(override: str) -> InputError:
+    """The error for what has no effect on a single run."""
+    return InputError(override, MISSING, "is about a sweep; put -m before it, or leave it out")
+
+
+def require_single(overrides: list[str]) -> None:
+    """Raise `InputError` for an override that describes a sweep."""
+    for override in overrides:
+        if re.match(r"[+~]*sweep\b", override):
+            raise about_sweeps(override)
+
+
 def names_quoted(words: list[str]) -> list[str]:
-    """`debug=nan` with nan as a name: Hydra reads it as a number."""
+    """`debug=nan` with nan as a name, where Hydra reads a number; `compare.require=final/loss < 1` as the text that it is."""
 
     def quoted(word: str) -> str:
         key, _, value = word.partition("=")
+        if key in TEXTS and value not in ("", "null"):
+            return f"{key}={_text(value)}"
+        if key in LISTS and value:
+            inner = value[1:-1] if value[0] == "[" and value[-1] == "]" else value
+            return f"{key}=[{','.join(_text(each.strip()) for each in inner.split(',') if each.strip())}]"
         is_name = key.lstrip("+") in registry.groups() and value in registry.choices(key.lstrip("+"))
         return f"{key}='{value}'" if is_name and value in ("nan", "inf", "true", "false", "null") else word
 
     return [quoted(word) for word in words]
+
+
+def _text(value: str) -> str:
+    """A text in quotes, unless it is already, or is an interpolation."""
+    if QUOTED.fullmatch(value) or value.startswith("${"):
+        return value
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
+    return f"'{escaped}'"
 
 
 def axis_values(override: Override) -> list[str]:

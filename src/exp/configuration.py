@@ -5,18 +5,18 @@ With `composition`, `config_errors`, `__main__` and the sweeper plugin, the only
 
 import copy
 import importlib
+import re
 import traceback
-import types
-import typing
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+from omegaconf.errors import ConfigKeyError, ValidationError
 
 from exp import registry
+from exp.annotations import in_words, leaf_types
+from exp.composition import resolved
 from exp.config_errors import as_typed, unknown_key
 from exp.devices import Device
 from exp.errors import MISSING, InputError, listed, require
@@ -29,7 +29,7 @@ from exp.optimizers import Optimizer
 from exp.precisions import Precision
 from exp.problems import Problem
 from exp.sweep.specification import Sweep
-from exp.tasks.base import Task
+from exp.tasks.base import RecordedConfig, Task
 from exp.tracking.settings import Tracker
 from exp.training import Training
 
@@ -68,76 +68,78 @@ class TopLevel:
         require(bool(self.runs.strip()), "runs", repr(self.runs), "a folder")
 
 
-def instantiate(config: DictConfig, choices: dict[str, Any], overrides: list[str]) -> tuple[Experiment, Task]:
+def instantiate(config: DictConfig | dict[str, Any], choices: dict[str, Any], overrides: list[str]) -> tuple[Experiment, Task]:
     """The experiment and its task. Raises `InputError` for a key, a type, a value or a class that cannot be."""
-    try:
-        with as_typed(overrides):
-            return _built(config, choices, overrides)
-    except OmegaConfBaseException as error:  # an interpolation that leads nowhere
-        raise InputError(_unresolved(config) or "configuration", MISSING, str(error).splitlines()[0]) from None
+    plain = resolved(config) if isinstance(config, DictConfig) else config
+    with as_typed(overrides):
+        return _built(plain, choices, overrides)
 
 
-def described_sweep(config: DictConfig, overrides: list[str]) -> Sweep:
+def described_sweep(config: dict[str, Any], overrides: list[str]) -> Sweep:
     """The sweep that the configuration describes. Raises `InputError` for a key, a type or a value that cannot be."""
-    try:
-        with as_typed(overrides):
-            return _part("sweep", *_checked("sweep", {"sweep": OmegaConf.to_container(config.sweep, resolve=True)}, "sweep"))
-    except OmegaConfBaseException as error:
-        raise InputError(_unresolved(config) or "sweep", MISSING, str(error).splitlines()[0]) from None
+    with as_typed(overrides):
+        return _part("sweep", *_checked("sweep", config, "sweep"))
 
 
-def flat_values(config: DictConfig, choices: dict[str, Any]) -> dict[str, Any]:
+def flat_values(config: dict[str, Any], choices: dict[str, Any]) -> dict[str, Any]:
     """The value of every key, `optimizer.lr`, and the choice of every group by its name, `method`."""
     flat: dict[str, Any] = {}
 
-    def flatten(prefix: str, node: Any) -> None:
+    def flatten(prefix: str, node: dict[str, Any]) -> None:
         for key, value in node.items():
             if isinstance(value, dict):
                 flatten(f"{prefix}{key}.", value)
             elif key != "_target_":
                 flat[f"{prefix}{key}"] = value
 
-    flatten("", OmegaConf.to_container(config, resolve=True))
+    flatten("", config)
     return flat | {group: str(choices[group]) for group in GROUPS if group in choices}
 
 
-def _unresolved(config: DictConfig) -> str | None:
-    """The key whose interpolation leads nowhere."""
-    nodes = {str(key): node for key, node in config.items_ex(resolve=False)}
-    nested = [f"{key}.{inner}" for key, node in nodes.items() if isinstance(node, DictConfig) for inner in node]
-    for key in [*nested, *nodes]:
-        try:
-            OmegaConf.select(config, str(key))
-        except OmegaConfBaseException:
-            return str(key)
-    return None
-
-
-def _built(config: DictConfig, choices: dict[str, Any], overrides: list[str]) -> tuple[Experiment, Task]:
-    if "hydra" in config:  # a copy of our own, for it will be resolved
-        config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+def _built(plain: dict[str, Any], choices: dict[str, Any], overrides: list[str]) -> tuple[Experiment, Task]:
     own = str(choices.get("task"))  # task=verify has its keys under verify
-    unknown = next((key for key in config if key not in (*GROUPS, *_names(TopLevel), own)), None)
+    unknown = next((key for key in plain if key not in (*GROUPS, *_names(TopLevel), own)), None)
     if unknown is not None:
         raise unknown_key(str(unknown), typed_values(overrides).get(str(unknown)))
     for group in GROUPS:
         if not isinstance(choices.get(group), str):
             raise InputError(group, choices.get(group), f"choose {listed(registry.choices(group))}")
-    OmegaConf.resolve(config)
-    plain = OmegaConf.to_container(config)
-    assert isinstance(plain, dict)
     top = _typed("", TopLevel, {name: plain.get(name) for name in _names(TopLevel)})
     TopLevel(**top)
-    prefixes = {group: own if group == "task" and own in config else group for group in GROUPS}
+    prefixes = {group: own if group == "task" and own in plain else group for group in GROUPS}
     kinds, values = {}, {}
     for group, prefix in prefixes.items():
         kinds[group], values[group] = _checked(group, plain, prefix)
     parts: dict[str, Any] = {group: _part(prefixes[group], kinds[group], values[group]) for group in GROUPS} | top
     parts["name"] = top["name"] or run_name(choices["method"], overrides)
     task, _ = parts.pop("task"), parts.pop("sweep")
+    if (stored := task.recorded(top["runs"])) is not None:
+        tracker = {"_target_": plain["tracker"]["_target_"], **values["tracker"]}
+        return _repeated(stored, {**top, "tracker": parts["tracker"]}, tracker, choices, overrides), task
     named = {group: str(choices[group]) for group in GROUPS if group not in ("task", "sweep")}
     whole = {prefixes[group]: {"_target_": plain[group]["_target_"], **values[group]} for group in GROUPS if group != "sweep"}
     return Experiment(**parts, choices=named, config=whole | top), task
+
+
+def _repeated(
+    stored: RecordedConfig, here: dict[str, Any], tracker: dict[str, Any], choices: dict[str, str], overrides: list[str]
+) -> Experiment:
+    """The experiment of a recorded run; its name, tracker and folder of runs are `here`, those of this command."""
+    own = f"task={choices['task']}"
+    for key, value in typed_values(overrides).items():
+        if re.split(r"[./]", key)[0] not in (choices["task"], "task", "tracker", "runs", "name"):
+            raise InputError(key, value, f"{own} takes it from the recorded run; leave it out, or leave {own} out")
+    top = _typed("", TopLevel, {key: stored.config.get(key) for key in _names(TopLevel)})
+    top |= {key: here[key] for key in ("name", "runs")}
+    TopLevel(**top)
+    parts, config = {"tracker": here["tracker"], **top, "name": here["name"] or stored.name}, {"tracker": tracker, **top}
+    for group in GROUPS:
+        if group not in ("task", "tracker", "sweep"):
+            kind, values = _checked(group, stored.config, group)
+            parts[group] = _part(group, kind, values)
+            config[group] = {"_target_": stored.config[group]["_target_"], **values}
+    config["task"] = stored.config.get("task")
+    return Experiment(**parts, choices={**stored.choices, "tracker": choices["tracker"]}, config=config)
 
 
 def _names(schema: type) -> list[str]:
@@ -197,18 +199,18 @@ def _typed_anew(group: str, schema: type, values: dict[Any, Any]) -> dict[str, A
             continue
         if key not in _names(schema):
             raise unknown_key(f"{prefix}{key}", value)
-        if isinstance(value, bool) and bool not in set(_leaf_types(schema, str(key))):
-            raise InputError(f"{prefix}{key}", str(value).lower(), f"allowed: {_allowed(schema, str(key))}")
+        if isinstance(value, bool) and bool not in set(leaf_types(schema, str(key))):
+            raise InputError(f"{prefix}{key}", str(value).lower(), f"allowed: {in_words(schema, str(key))}")
         try:
             typed[key] = value
         except (ValidationError, ConfigKeyError):
-            raise InputError(f"{prefix}{key}", value, f"allowed: {_allowed(schema, str(key))}") from None
+            raise InputError(f"{prefix}{key}", value, f"allowed: {in_words(schema, str(key))}") from None
         nested = isinstance(value, list) and any(isinstance(element, dict | list) for element in value)
-        if nested and Any not in set(_leaf_types(schema, str(key))):
-            raise InputError(f"{prefix}{key}", value, f"allowed: {_allowed(schema, str(key))}")
+        if nested and Any not in set(leaf_types(schema, str(key))):
+            raise InputError(f"{prefix}{key}", value, f"allowed: {in_words(schema, str(key))}")
     if missing := sorted(OmegaConf.missing_keys(typed)):
         key = f"{prefix}{missing[0]}"
-        raise InputError(key, MISSING, f"is missing; give {key}=… ({_allowed(schema, missing[0])})")
+        raise InputError(key, MISSING, f"is missing; give {key}=… ({in_words(schema, missing[0])})")
     plain = OmegaConf.to_container(typed)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
@@ -223,31 +225,3 @@ def _part(group: str, kind: type, values: dict[str, Any]) -> Any:
     except Exception as error:
         target = f"{kind.__module__}.{kind.__qualname__}"
         raise InputError(f"{group}._target_", target, f"{type(error).__name__}: {error}") from None
-
-
-def _leaf_types(schema: type, key: str) -> Iterator[type]:
-    """The types in an annotation such as `list[int] | None`."""
-    pending = [typing.get_type_hints(schema)[key]]
-    while pending:
-        hint = pending.pop()
-        pending += typing.get_args(hint)
-        yield hint
-
-
-def _allowed(schema: type, key: str) -> str:
-    """An annotation in words."""
-    hint = typing.get_type_hints(schema)[key]
-    optional = type(None) in typing.get_args(hint) and isinstance(hint, types.UnionType)
-    hint = next(part for part in typing.get_args(hint) if part is not type(None)) if optional else hint
-    words = {
-        int: "a whole number",
-        float: "a number",
-        bool: "true or false",
-        str: "text",
-        list[int]: "a list of whole numbers, such as [64,32]",
-        list[float]: "a list of numbers, such as [0.9,0.999]",
-        list[str]: "a list of texts, such as [age,bmi]",
-        list[Any]: "a list of parts, such as [{grid:{seed:[0,1]}}]",
-        dict[str, Any]: "keys with their values, such as {seed:[0,1]}",
-    }
-    return words.get(hint, str(hint)) + (" or null" if optional else "")

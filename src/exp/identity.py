@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -27,7 +28,7 @@ def identity(experiment: Experiment, data_digest: str) -> str:
             "config": {key: experiment.config[key] for key in (*PARTS, "seed", "threads")},
             "data": data_digest,
             "sources": run_sources(experiment),
-            "versions": {name: version(name) for name in ("exp", "numpy", "torch")},
+            "versions": _versions(),
         }
     )
 
@@ -35,6 +36,11 @@ def identity(experiment: Experiment, data_digest: str) -> str:
 def task_identity(identity: str, task: Any) -> str:
     """The identity of a task done with a run: a verification of a run is not its training."""
     return _hashed([identity, f"{type(task).__qualname__} {vars(task)}"])
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("exp", "numpy", "torch")}
 
 
 def _hashed(content: Any) -> str:

@@ -4,7 +4,7 @@ import atexit
 import warnings
 from pathlib import Path
 
-from exp.composition import compose
+from exp.composition import compose, require_single
 from exp.configuration import instantiate
 from exp.errors import InputError, within
 from exp.problems import Data
@@ -20,6 +20,7 @@ atexit.register(close_shared_uploader)  # it is kept for the next run, and ends 
 
 def run(*overrides: str, config_dir: str | Path | None = None) -> Run:
     """See `exp.run`."""
+    require_single(list(overrides))
     experiment, task = instantiate(*compose(list(overrides), config_dir))
     if not isinstance(task, Train):
         raise InputError("task", type(task).__name__.lower(), "run() trains; leave the task out")

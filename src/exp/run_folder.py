@@ -32,6 +32,9 @@ import yaml
 from exp.errors import InputError
 from exp.state import State
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml where PyYAML was built with it: ten times as fast, and a sweep has hundreds of configurations."""
+
 SWEEPS = "sweeps"
 """The folder of the sweeps, under that of the runs."""
 
@@ -130,7 +133,7 @@ class RunFolder:
     def config(self) -> dict[str, Any]:
         """The resolved configuration; empty for a sweep, which has many."""
         file = self.path / "config.yaml"
-        return yaml.safe_load(file.read_text()) if file.exists() else {}
+        return yaml.load(file.read_bytes(), Loader=_LOADER) if file.exists() else {}
 
     def write_curve(self, arrays: Mapping[str, np.ndarray]) -> None:
         unfinished = self.path / ".curve.npz"

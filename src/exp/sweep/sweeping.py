@@ -8,7 +8,7 @@ from typing import Any
 
 from exp.claims import Claims
 from exp.colours import colours
-from exp.errors import MISSING, InputError
+from exp.errors import InputError
 from exp.interruption import exit_code, interrupted
 from exp.report import Report
 from exp.run_folder import RunFolder, mark_killed
@@ -33,8 +33,9 @@ def sweep(plan: Plan, chosen: Sweep, launch: Launch | None, *, elsewhere: bool =
     Raises `InputError`, before anything is created, if a run is invalid or none can be done.
     """
     report, began = Report(), time.time()
-    if not plan.runs and (wrong := [entry.error for entry in plan.entries if entry.error]) and len(plan.entries) == len(wrong):
-        raise wrong[0]
+    invalid = [entry for entry in plan.entries if entry.state == INVALID]
+    if invalid and not chosen.plan:
+        raise _invalid(plan, invalid)
     all_again = chosen.rerun == "all"
     runs = plan.runs[0].ready[0].runs if plan.runs and plan.runs[0].ready else ""
     claims, keys = Claims(runs), [entry.key for entry in plan.runs]
@@ -42,11 +43,10 @@ def sweep(plan: Plan, chosen: Sweep, launch: Launch | None, *, elsewhere: bool =
     rule = Rule(chosen.rerun, began if all_again else earlier.status().get("since", 0.0) if earlier else 0.0, began)
     look_back(plan.runs, claims, rule)
     _show(plan, report, whole=chosen.plan)
-    if wrong := [entry for entry in plan.entries if entry.state == INVALID]:
-        more = f" (and {len(wrong) - 1} more runs of the plan)" if len(wrong) > 1 else ""
-        raise InputError("sweep", MISSING, f"{len(wrong)} of {len(plan.entries)} runs are invalid: {wrong[0].reason}{more}")
+    if invalid:
+        raise _invalid(plan, invalid)
     if not plan.runs:
-        raise InputError("sweep", f"{len(plan.entries)} runs", "none of them can be done here; the reasons stand above")
+        raise InputError("sweep", f"{len(plan.entries)} runs", "none of them can run here; the reasons stand above")
     if chosen.plan:
         return 0
     mark_killed(runs)
@@ -60,6 +60,16 @@ def sweep(plan: Plan, chosen: Sweep, launch: Launch | None, *, elsewhere: bool =
         tracking=plan.runs[0].ready[0].tracker.address() if plan.runs[0].ready else None,
     )
     return _done(plan, order, folder, launch, report)
+
+
+def _invalid(plan: Plan, invalid: list[Entry]) -> InputError:
+    """The error of the first invalid run, and how many there are besides."""
+    first = invalid[0].error
+    assert first is not None
+    if len(plan.entries) == len(invalid) and len({entry.reason for entry in invalid}) == 1:
+        return first
+    which = f"run {invalid[0].name}; {len(invalid)} of {len(plan.entries)} are invalid, sweep.plan=true shows all"
+    return type(first)(first.key, first.value, f"{first.problem} ({which})")
 
 
 def _opened(plan: Plan, claims: Claims, rule: Rule, *, new: bool) -> RunFolder:

@@ -12,6 +12,15 @@ from exp.report import Report
 from exp.run_folder import RunFolder
 
 
+@dataclass(frozen=True)
+class RecordedConfig:
+    """The resolved configuration of a recorded run, the choices of its groups, and its name."""
+
+    config: dict[str, Any]
+    choices: dict[str, str]
+    name: str
+
+
 @dataclass(kw_only=True)
 class Task(abc.ABC):
     """What to do with an experiment."""
@@ -19,6 +28,10 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def __call__(self, experiment: Experiment) -> int:
         """Do it; returns the exit code. Raises `InputError` where it could not start."""
+
+    def recorded(self, runs: str) -> RecordedConfig | None:
+        """What a run under `runs` recorded, to be used in place of what was composed; None: what was composed."""
+        return None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ from exp.conditions import controlled
 from exp.curve import Curve
 from exp.environment import environment
 from exp.experiment import Experiment
+from exp.identity import run_sources
 from exp.judgement import remembered
+from exp.memory import measured
 from exp.naming import short
 from exp.problems import Data
 from exp.report import Report
@@ -71,12 +73,14 @@ def _train(
     """The run proper; returns what its status says of it at the end."""
     library = experiment.method.library
     with controlled(experiment.threads, library, experiment.precision, torch_device) as conditions:
+        memory = measured(torch_device if library == "torch" else None)
         state, place = experiment.start(data, experiment.device)
         digests = {"data": data.digest(), "weights": digest(state.params)}
         folder.update_status(digests=digests)
         folder.write_state("initial", state)
         folder.write_json("problem.json", _problem(data))
         described = environment(torch_device if library == "torch" else None) | {"conditions": conditions}
+        described["sources"] = run_sources(experiment)
         folder.write_json("environment.json", described)
         flushed = time.monotonic()
         curve = Curve()
@@ -90,8 +94,9 @@ def _train(
         finally:  # also of a run that failed or was killed
             report.end()
             folder.write_curve(curve.arrays())
+        taken = memory()
         final = experiment.method.export()
-    said = {"status": "FINISHED", "metrics": metrics(curve), "first_loss": next(iter(curve.train_loss), None)}
+    said = {"status": "FINISHED", "metrics": metrics(curve) | taken, "first_loss": next(iter(curve.train_loss), None)}
     if experiment.training.verify:
         verdict = remembered(experiment, data, torch_device, Verdicts(experiment.runs))
         folder.write_json("verdict.json", {**experiment.choices, **verdict.as_json()})

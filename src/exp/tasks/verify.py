@@ -13,6 +13,7 @@ from exp.claims import Claim
 from exp.environment import environment
 from exp.errors import require_choice
 from exp.experiment import Experiment, Unsupported
+from exp.identity import run_sources
 from exp.judgement import conditions, judged, judged_by_kit
 from exp.problems import Data
 from exp.report import Report
@@ -55,7 +56,8 @@ class Verify(RunTask):
         with conditions(experiment, device) as set_conditions:
             state = experiment.initial_state(data)
             digests = {"data": data.digest(), "weights": digest(state.params)}
-            folder.write_json("environment.json", environment(device) | {"conditions": set_conditions})
+            described = environment(device) | {"conditions": set_conditions, "sources": run_sources(experiment)}
+            folder.write_json("environment.json", described)
             verdict = (judged_by_kit if self.kit == "full" else judged)(experiment, data, device)
         if verdict.traceback:
             folder.write_text("error.txt", verdict.traceback)

@@ -12,6 +12,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 
 from exp.composition import Composer, axis_parser, axis_values
+from exp.config_errors import explained
 from exp.configuration import described_sweep
 from exp.errors import InputError
 from exp.gpus import visible_gpus
@@ -36,7 +37,11 @@ def swept(context: HydraContext, config: DictConfig, arguments: list[str]) -> in
     composer = Composer(loader, config)
     base, _ = composer.compose(list(constants.values()))
     chosen = described_sweep(base, arguments)
-    settings = expand(chosen, axes, constants, int(base.seed), axis_parser(loader))
+    settings = expand(chosen, axes, constants, int(base["seed"]), axis_parser(loader))
+    first = [f"{key}={value}" for key, value in settings[0].values.items()]
+    if not chosen.plan:
+        with explained(arguments):  # what is wrong with all, is said of what was typed
+            composer.compose([*constants.values(), *first])
     own = [override for key, override in constants.items() if key.split(".")[0] != "sweep"]
     elsewhere = name == "submitit_slurm" or (name == "ray" and config.hydra.launcher.ray.init.address != "local")
     planned = plan(composer.compose, own, settings, chosen, elsewhere=elsewhere)

@@ -1,0 +1,105 @@
+"""A recorded run is repeated from its own folder, and what has changed since is said."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from commands import done_here
+from commands import exp as command
+
+from exp.errors import InputError
+from exp.run_folder import RunFolder, run_folders
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a run was recorded that no default describes."""
+    folder = tmp_path_factory.mktemp("original")
+    words = ["method=numpy", "optimizer=momentum", "optimizer.lr=2e-7", "network.hidden=[7]", "seed=3", "training.batch_size=5"]
+    assert command(*words, "training.steps=12", "tracker=none", cwd=folder).returncode == 0
+    return folder
+
+
+@pytest.fixture
+def folder(original: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    shutil.copytree(original / "runs", tmp_path / "runs")
+    return tmp_path
+
+
+def recorded(folder: Path) -> list[RunFolder]:
+    return run_folders(folder / "runs")
+
+
+def test_a_run_is_repeated_bit_for_bit(folder: Path) -> None:
+    first = recorded(folder)[0]
+    done = command("task=repeat", f"repeat.run=runs/{first.path.name}", "tracker=none", cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[0] == f"repeats runs/{first.path.name}"
+    assert "unchanged: configuration, data, code, environment\nloss curves: equal bit for bit\n" in done.stdout
+    before, again = recorded(folder)
+    assert again.config() == before.config()
+    assert (again.curve()["train/loss"] == before.curve()["train/loss"]).all()
+    one, two = before.status(), again.status()
+    assert two["repeats"] == first.path.name
+    assert [two[key] for key in ("name", "choices", "digests", "task")] == [
+        one[key] for key in ("name", "choices", "digests", "task")
+    ]
+
+
+def test_what_has_changed_since_is_said(folder: Path) -> None:
+    first = recorded(folder)[0]
+    environment = first.read_json("environment.json")
+    environment["versions"]["numpy"] = "2.0.0"
+    environment["cpu"] = "another"
+    first.write_json("environment.json", environment)
+    first.update_status(digests=first.status()["digests"] | {"weights": "other"})
+    curve = first.curve()
+    curve["train/loss"][4] *= 1.25
+    first.write_curve(curve)
+    done = command("task=repeat", "tracker=none", "name=again", cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert any(line.startswith("changed: environment versions.numpy: 2.0.0 before, ") for line in lines)
+    assert any(line.startswith("changed: environment cpu: another before, ") for line in lines)
+    assert any(line.startswith("changed: data weights: other before, ") for line in lines)
+    assert "unchanged: configuration, code" in lines
+    assert "loss curves: differ by at most 0.2 relative, at step 4" in lines
+    assert recorded(folder)[-1].status()["name"] == "again"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["optimizer.lr=1e-6"],
+            "optimizer.lr=1e-6: task=repeat takes it from the recorded run; leave it out, or leave task=repeat out",
+        ),
+        (["method=autograd"], "method=autograd: task=repeat takes it from the recorded run"),
+        (["repeat.run=numpi"], "repeat.run=numpi: no such run in runs/; nearest: numpy"),
+        (["repeat.runs=x"], "repeat.runs=x: no such key; nearest: repeat.run"),
+        (["runs=elsewhere"], "repeat.run=latest: there is no run in elsewhere/ yet; python -m exp makes one"),
+    ],
+)
+def test_a_mistake_is_one_line(words: list[str], said: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(InputError) as raised:
+        done_here("task=repeat", *words)
+    assert str(raised.value).startswith(said) and "\n" not in str(raised.value)
+    assert len(recorded(folder)) == 1
+
+
+def test_only_training_runs_are_repeated_and_a_key_that_is_gone_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    first = recorded(folder)[0]
+    first.update_status(task="verify")
+    said = rf"^repeat.run=latest: {first.path.name} is a run of task=verify; only training runs can be repeated$"
+    with pytest.raises(InputError, match=said.replace("=", "[=]").replace("+", "[+]")):
+        done_here("task=repeat")
+    first.update_status(task="train")
+    config = first.config()
+    config["optimizer"]["warmup"] = 3
+    first.write_config(config)
+    done = command("task=repeat", cwd=folder)
+    assert (done.returncode, done.stdout) == (1, "") and done.stderr.startswith("error: optimizer.warmup=3: no such key")
+    assert done.stderr.count("\n") == 1
