@@ -1,6 +1,7 @@
 """Tiny sweeps for tests: what is typed, a method that can be told to fail, and what is found of a sweep afterwards."""
 
 import os
+import re
 import signal
 import sys
 from collections import Counter
@@ -101,8 +102,9 @@ class Done:
     @property
     def plan(self) -> str:
         """`2 new, 1 done`"""
-        (line,) = [line for line in self.lines if line.startswith("plan: ")]
-        return line.partition(": ")[2].partition(": ")[2]
+        told = re.compile(r"(plan|sweep \S+): (\d+) runs?(?:: (.+)|, \d+ to do)?")
+        found = [match for line in self.lines if (match := told.fullmatch(line))]
+        return found[0][3] or f"{found[0][2]} new"
 
     def failures(self) -> list[str]:
         """The lines at the end about runs that failed, without their beginning."""

