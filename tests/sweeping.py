@@ -1,6 +1,5 @@
 """Tiny sweeps for tests: what is typed, a method that can be told to fail, and what is found of a sweep afterwards."""
 
-import os
 import re
 import signal
 import sys
