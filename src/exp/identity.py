@@ -12,6 +12,10 @@ PARTS = ("method", "device", "precision", "problem", "network", "loss", "optimiz
 """The groups that say what a run is. The tracker, the task, the sweep say how it is done."""
 
 
+LOGGING = ("log_every",)
+"""Settings of the training that only say how much is printed."""
+
+
 def run_sources(experiment: Experiment) -> dict[str, str]:
     """SHA-256 of the files that define the run: its parts and the loop that trains them."""
     return sources(modules_of(type(getattr(experiment, part)) for part in PARTS))
@@ -22,9 +26,11 @@ def identity(experiment: Experiment, data_digest: str) -> str:
 
     The thread count is a part of the configuration: OpenBLAS gives other last bits for 1 and for 2 threads.
     """
+    config = {key: experiment.config[key] for key in (*PARTS, "seed", "threads")}
+    config["training"] = {key: value for key, value in config["training"].items() if key not in LOGGING}
     return _hashed(
         {
-            "config": {key: experiment.config[key] for key in (*PARTS, "seed", "threads")},
+            "config": config,
             "data": data_digest,
             "sources": run_sources(experiment),
             "versions": {name: version(name) for name in ("exp", "numpy", "torch")},

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from exp.interruption import Terminated, told_first
@@ -23,6 +24,7 @@ DEATHS = 2
 def do_all(order: Order, entries: list[Entry], planned: dict[str, dict[str, Any]], launch: Launch | None) -> None:
     """Do these runs; `planned` is what plan.json says of each, by its key. Without `launch` one after the other, here."""
     deaths: Counter[str] = Counter()
+    vain = 0
     pending = list(entries)
     while pending and not order.stop.told():
         fresh = [entry for entry in pending if not deaths[entry.key] and not _busy(order, entry)]
@@ -34,7 +36,11 @@ def do_all(order: Order, entries: list[Entry], planned: dict[str, dict[str, Any]
             for entry in chosen:
                 _here(order, entry, planned[entry.key], entries)
         else:
+            before = [_latest(order, entry) for entry in chosen]
             _elsewhere(order, chosen, launch, entries)
+            vain = vain + 1 if [_latest(order, entry) for entry in chosen] == before else 0
+            if vain > DEATHS and not order.stop.told():
+                raise RuntimeError(f"the launcher does not start {chosen[0].name}; its own output says why")
         for entry in chosen:
             _settle(order, entry, deaths)
         pending = [entry for entry in pending if not _over(order, entry)]
@@ -64,8 +70,13 @@ def _elsewhere(order: Order, chosen: list[Entry], launch: Launch, entries: list[
             Report().say(f"the launcher ended early: {' '.join(f'{type(error).__name__}: {error}'.split())[:200]}")
 
 
+def _latest(order: Order, entry: Entry) -> Path | None:
+    folder = order.claims.latest(entry.key)
+    return folder.path if folder else None
+
+
 def _settle(order: Order, entry: Entry, deaths: Counter[str]) -> None:
-    """Note a run that ended without saying so, or that never began although its launcher is done."""
+    """Note a run that ended without saying so. One that never began is not to blame: the death of another kept it from it."""
     folder = order.claims.latest(entry.key)
     status = folder.status() if folder else {}
     ours = status.get("invocation") == order.invocation
@@ -76,10 +87,6 @@ def _settle(order: Order, entry: Entry, deaths: Counter[str]) -> None:
             Report().say(f"the process of {entry.name} died; it is tried once more, alone")
         else:
             lost(order, folder, "its process died twice (killed by the system, perhaps for its memory?)")
-    elif not ours and not order.stop.told() and not _busy(order, entry) and not _over(order, entry):
-        deaths[entry.key] += 1
-        if deaths[entry.key] > DEATHS:
-            raise RuntimeError(f"the launcher does not start {entry.name}; its own output says why")
 
 
 def _busy(order: Order, entry: Entry) -> bool:

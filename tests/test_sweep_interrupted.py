@@ -1,0 +1,160 @@
+"""A sweep that is told to stop, or shot, or done by two at once: repeated, it goes on, and every run is done exactly once."""
+
+import os
+import shlex
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from campaigns.chaos import play, undisturbed
+from commands import exp as command
+from commands import start, until
+from sweeping import SIZE, Done, all_gone, attempts, commanded, counted, ended, finished, the_sweep, with_faulty
+
+from exp.run_folder import SWEEPS, run_folders
+
+pytestmark = pytest.mark.filterwarnings("ignore::Warning:(mlflow|sqlalchemy|alembic)")
+
+JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+LAUNCHERS = {"basic": (), "joblib": JOBLIB, "ray": ("hydra/launcher=ray",), "submitit": ("hydra/launcher=submitit_local",)}
+
+
+def waiting(folder: Path, runs: int) -> tuple[str, ...]:
+    """What is typed for so many runs that wait in their third step until there is a file called go."""
+    places = ",".join(map(str, range(runs)))
+    return (*with_faulty(folder), "tracker=none", "method.fault=waits", f"method.place={places}")
+
+
+def at_work(folder: Path, runs: int = 1) -> dict[int, int]:
+    """As soon as so many runs wait: the process of each, by its place."""
+    found = until(lambda: files if len(files := list(folder.glob("waiting-*"))) >= runs else None)
+    return {int(file.name.partition("-")[2]): int(until(file.read_text)) for file in found}
+
+
+def resumed(folder: Path, done: Done) -> Done:
+    """What the command that is printed to go on does."""
+    (line,) = [line for line in done.lines if line.startswith("resume: ")]
+    assert line == done.lines[-1]
+    words = shlex.split(line.removeprefix("resume: "))
+    assert words[:3] == ["python", "-m", "exp"]
+    return commanded(command(*words[3:], cwd=folder, timeout=180))
+
+
+@pytest.mark.parametrize(
+    ("launcher", "number", "code"),
+    [
+        ("basic", signal.SIGINT, 130),
+        ("basic", signal.SIGTERM, 143),
+        ("joblib", signal.SIGINT, 130),
+        ("joblib", signal.SIGTERM, 143),
+        ("ray", signal.SIGINT, 130),
+        ("submitit", signal.SIGINT, 130),
+    ],
+)
+def test_what_is_told_to_stop_goes_on_when_repeated(launcher: str, number: int, code: int, tmp_path: Path) -> None:
+    runs = 4
+    sweeper = start(*waiting(tmp_path, runs), *LAUNCHERS[launcher], cwd=tmp_path)
+    try:
+        at_work(tmp_path)
+        sweeper.send_signal(number)
+    finally:
+        done = ended(sweeper)
+    assert done.code == code and "Traceback" not in done.out, done.out
+    killed = len(attempts(tmp_path))
+    assert counted(tmp_path) == {"KILLED": killed} and 1 <= killed <= (1 if launcher == "basic" else 2)
+    assert the_sweep(tmp_path).status()["status"] == "KILLED"
+    all_gone(tmp_path)
+    (tmp_path / "go").touch()
+    again = resumed(tmp_path, done).ok()
+    assert again.plan == f"{runs - killed} new, {killed} retry"
+    assert counted(tmp_path) == {"FINISHED": runs, "KILLED": killed} and len(finished(tmp_path)) == runs
+    assert the_sweep(tmp_path).status()["status"] == "FINISHED"
+
+
+def test_the_sweeper_is_shot(tmp_path: Path) -> None:
+    words = waiting(tmp_path, 3)
+    sweeper = start(*words, cwd=tmp_path)
+    try:
+        at_work(tmp_path)
+        sweeper.kill()
+    finally:
+        assert ended(sweeper).code == -signal.SIGKILL
+    assert counted(tmp_path) == {"RUNNING": 1} and the_sweep(tmp_path).status()["status"] == "RUNNING"
+    (tmp_path / "go").touch()
+    done = commanded(command(*words, cwd=tmp_path)).ok()
+    assert done.plan == "2 new, 1 retry" and "retry place=0: killed in runs/" in done.out
+    assert counted(tmp_path) == {"FINISHED": 3, "KILLED": 1} and the_sweep(tmp_path).status()["status"] == "FINISHED"
+
+
+def test_the_sweeper_is_shot_and_its_workers_go_on(tmp_path: Path) -> None:
+    """What they are at is not done once more: the next invocation waits for it."""
+    words = (*waiting(tmp_path, 4), *JOBLIB)
+    sweeper = start(*words, cwd=tmp_path)
+    at_work(tmp_path, 2)
+    sweeper.kill()
+    sweeper.wait()
+    second = start(*words, cwd=tmp_path)
+    try:
+        until(lambda: len(attempts(tmp_path)) == 4)
+        (tmp_path / "go").touch()
+    finally:
+        done = ended(second).ok()
+        ended(sweeper)
+    assert done.plan == "2 new, 2 running"
+    assert counted(tmp_path) == {"FINISHED": 4} and len(finished(tmp_path)) == 4
+    assert the_sweep(tmp_path).status()["status"] == "FINISHED"
+    all_gone(tmp_path)
+
+
+def test_a_worker_is_shot(tmp_path: Path) -> None:
+    sweeper = start(*waiting(tmp_path, 5), *JOBLIB, cwd=tmp_path)
+    try:
+        os.kill(at_work(tmp_path, 2)[0], signal.SIGKILL)
+        (tmp_path / "go").touch()
+    finally:
+        done = ended(sweeper).ok()
+    assert "the process of place=0 died; it is tried once more, alone" in done.lines
+    counts = counted(tmp_path)
+    assert counts["FINISHED"] == 5 and counts["KILLED"] in (1, 2) and len(counts) == 2 and len(finished(tmp_path)) == 5
+    assert the_sweep(tmp_path).read_json("summary.json")["finished"] == 5
+
+
+@pytest.mark.parametrize(("places", "sweeps"), [("0,1,2,3,4,5", 1), ("4,5,6,7", 2)])
+def test_two_at_once_do_every_run_once(places: str, sweeps: int, tmp_path: Path) -> None:
+    words = waiting(tmp_path, 6)
+    shells = [start(*words, cwd=tmp_path), start(*words[:-1], f"method.place={places}", cwd=tmp_path)]
+    try:
+        at_work(tmp_path, 2)
+        (tmp_path / "go").touch()
+    finally:
+        done = [ended(shell) for shell in shells]
+    for shell in done:
+        shell.ok()
+    runs = 6 if sweeps == 1 else 8
+    assert counted(tmp_path) == {"FINISHED": runs} and len(finished(tmp_path)) == runs
+    assert len({status["invocation"] for status in attempts(tmp_path)}) == 2, "both had a part in it"
+    found = run_folders(tmp_path / "runs" / SWEEPS)
+    assert [sweep.status()["status"] for sweep in found] == ["FINISHED"] * sweeps
+    assert sorted(sweep.read_json("summary.json")["finished"] for sweep in found) == ([6] if sweeps == 1 else [4, 6])
+
+
+def test_told_to_stop_before_the_first_run_nothing_is_lost(tmp_path: Path) -> None:
+    """Ctrl-C while it plans."""
+    words = ("-m", "method=numpy", *SIZE, "training.steps=20", "tracker=none", "seed=range(300)")
+    sweeper = start(*words, cwd=tmp_path)
+    time.sleep(0.3)
+    sweeper.send_signal(signal.SIGTERM)
+    done = ended(sweeper)
+    assert done.code in (143, -signal.SIGTERM) and "Traceback" not in done.out, "Python itself may not be up yet"
+    assert not attempts(tmp_path)
+
+
+def test_chaos(tmp_path: Path) -> None:
+    """One round of the campaign, with fewer shots."""
+    calm, wild = tmp_path / "calm", tmp_path / "wild"
+    calm.mkdir()
+    wild.mkdir()
+    found = play(wild, 7, 2, undisturbed(calm))
+    assert not found.problems, found
+    assert found.kills
