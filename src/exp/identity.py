@@ -11,7 +11,6 @@ from exp.sources import modules_of, sources
 PARTS = ("method", "device", "precision", "problem", "network", "loss", "optimizer", "training")
 """The groups that say what a run is. The tracker, the task, the sweep say how it is done."""
 
-
 LOGGING = ("log_every",)
 """Settings of the training that only say how much is printed."""
 

@@ -43,21 +43,21 @@ class Order:
         return Claims(Path(self.sweep).parents[1])
 
 
-def execute(order: Order, planned: dict[str, Any], ready: Callable[[], Ready], report: Report, *, uploads: bool) -> None:
-    """Do a run of the plan, unless it is not ours to do: told to stop, or another process has it.
+def execute(order: Order, planned: dict[str, Any], ready: Callable[[], Ready], report: Report, *, uploads: bool) -> bool:
+    """Do a run of the plan; False where it is not ours to do: told to stop, or another process has it.
 
     `ready` builds it, and raises for what cannot be done (here).
     """
     stop = order.stop
     if stop.told():
-        return
+        return False
     own = {key: planned[key] for key in ("key", "factors", "colour")}
     own |= {"sweep": Path(order.sweep).name, "invocation": order.invocation}
     begun = {"status": "RUNNING", "started": time.time(), "ended": None, "tracking": order.tracking}
     begun |= {"name": planned["name"], "choices": planned["choices"]}
     folder = order.claims.take(planned["key"], own | begun, order.rule.again)
     if folder is None:
-        return
+        return False
     try:
         experiment, task, data = ready()
     except (Exception, SystemExit) as error:
@@ -73,6 +73,7 @@ def execute(order: Order, planned: dict[str, Any], ready: Callable[[], Ready], r
         task.record(experiment, data, report, claim, **own)
     if order.fail_fast and folder.status()["status"] == "FAILED":
         stop.tell(UNSTARTED)
+    return True
 
 
 def checked(order: Order, planned: dict[str, Any], experiment: Experiment, task: RunTask) -> Ready:

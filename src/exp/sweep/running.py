@@ -20,42 +20,46 @@ POLL_SECONDS = 0.5
 DEATHS = 2
 """A run whose process died as often as this has failed: the second time it was alone."""
 
+LAUNCHES = 3
+"""After so many launches in which not one run began, the launcher does not work."""
+
 
 def do_all(order: Order, entries: list[Entry], planned: dict[str, dict[str, Any]], launch: Launch | None) -> None:
-    """Do these runs; `planned` is what plan.json says of each, by its key. Without `launch` one after the other, here."""
+    """Do these runs; `planned` is what plan.json says of each, by its key. Without `launch` one after the other, here.
+
+    Raises `RuntimeError` for a launcher that begins none, and what interrupts.
+    """
     deaths: Counter[str] = Counter()
-    vain = 0
-    pending = list(entries)
+    pending, in_vain = list(entries), 0
     while pending and not order.stop.told():
-        fresh = [entry for entry in pending if not deaths[entry.key] and not _busy(order, entry)]
-        died = [entry for entry in pending if deaths[entry.key] and not _busy(order, entry)]
-        chosen = fresh or died[:1]
-        if not chosen:  # another process does what is left
+        free = [entry for entry in pending if not _busy(order, entry)]
+        chosen = [entry for entry in free if not deaths[entry.key]] or free[:1]  # a run whose process died goes alone
+        before = [_latest(order, entry) for entry in chosen]
+        if not chosen:  # other processes do what is left
             time.sleep(POLL_SECONDS)
         elif launch is None:
             for entry in chosen:
                 _here(order, entry, planned[entry.key], entries)
         else:
-            before = [_latest(order, entry) for entry in chosen]
             _elsewhere(order, chosen, launch, entries)
-            vain = vain + 1 if [_latest(order, entry) for entry in chosen] == before else 0
-            if vain > DEATHS and not order.stop.told():
+            in_vain = in_vain + 1 if [_latest(order, entry) for entry in chosen] == before else 0
+            if in_vain == LAUNCHES and not order.stop.told():
                 raise RuntimeError(f"the launcher does not start {chosen[0].name}; its own output says why")
         for entry in chosen:
             _settle(order, entry, deaths)
-        pending = [entry for entry in pending if not _over(order, entry)]
+        pending = [entry for entry in pending if not _over(order, entry, deaths)]
 
 
 def _here(order: Order, entry: Entry, planned: dict[str, Any], entries: list[Entry]) -> None:
+    """Do a run in this process, unless another has begun it meanwhile."""
     if order.stop.told() or _busy(order, entry):
         return
     assert entry.ready is not None
-    ready = entry.ready
+    ready, entry.ready = entry.ready, None  # its weights are not kept
     report = Report(title=f"{entries.index(entry) + 1}/{len(entries)} {entry.name}")
     report.begin(ready[0], ready[2])
-    execute(order, planned, lambda: ready, report, uploads=True)
-    if _over(order, entry):
-        entry.ready = None  # its weights are not kept
+    if not execute(order, planned, lambda: ready, report, uploads=True):
+        entry.ready = ready
 
 
 def _elsewhere(order: Order, chosen: list[Entry], launch: Launch, entries: list[Entry]) -> None:
@@ -70,23 +74,37 @@ def _elsewhere(order: Order, chosen: list[Entry], launch: Launch, entries: list[
             Report().say(f"the launcher ended early: {' '.join(f'{type(error).__name__}: {error}'.split())[:200]}")
 
 
-def _latest(order: Order, entry: Entry) -> Path | None:
-    folder = order.claims.latest(entry.key)
-    return folder.path if folder else None
-
-
 def _settle(order: Order, entry: Entry, deaths: Counter[str]) -> None:
     """Note a run that ended without saying so. One that never began is not to blame: the death of another kept it from it."""
     folder = order.claims.latest(entry.key)
+    if folder is None or not _ours(order, entry) or folder.status()["status"] != "RUNNING" or folder.alive:
+        return
+    deaths[entry.key] += 1
+    if deaths[entry.key] < DEATHS:
+        folder.revise(status="KILLED", ended=time.time())
+        Report().say(f"the process of {entry.name} died; it is tried once more, alone")
+    else:
+        lost(order, folder, "its process died twice (killed by the system, perhaps for its memory?)")
+
+
+def running_here(order: Order, entry: Entry) -> bool:
+    """Whether this invocation does the run at this moment."""
+    return _ours(order, entry) and _busy(order, entry)
+
+
+def _over(order: Order, entry: Entry, deaths: Counter[str]) -> bool:
+    """Whether a run needs no more of this invocation: it finished, failed, or was told to end (by a cluster's time limit)."""
+    folder = order.claims.latest(entry.key)
     status = folder.status() if folder else {}
-    ours = status.get("invocation") == order.invocation
-    if folder is not None and ours and status["status"] == "RUNNING" and not folder.alive:
-        deaths[entry.key] += 1
-        if deaths[entry.key] < DEATHS:
-            folder.revise(status="KILLED", ended=time.time())
-            Report().say(f"the process of {entry.name} died; it is tried once more, alone")
-        else:
-            lost(order, folder, "its process died twice (killed by the system, perhaps for its memory?)")
+    if not status or status["status"] == "RUNNING":
+        return False
+    told_to_end = status["status"] == "KILLED" and _ours(order, entry) and not deaths[entry.key]
+    return told_to_end or not order.rule.again(status)
+
+
+def _ours(order: Order, entry: Entry) -> bool:
+    folder = order.claims.latest(entry.key)
+    return folder is not None and folder.status().get("invocation") == order.invocation
 
 
 def _busy(order: Order, entry: Entry) -> bool:
@@ -94,14 +112,6 @@ def _busy(order: Order, entry: Entry) -> bool:
     return folder is not None and folder.status().get("status") == "RUNNING" and folder.alive
 
 
-def running_here(order: Order, entry: Entry) -> bool:
-    """Whether this invocation does the run at this moment."""
+def _latest(order: Order, entry: Entry) -> Path | None:
     folder = order.claims.latest(entry.key)
-    return folder is not None and folder.status().get("invocation") == order.invocation and _busy(order, entry)
-
-
-def _over(order: Order, entry: Entry) -> bool:
-    """Whether a run needs no more: it finished, or failed in this invocation."""
-    folder = order.claims.latest(entry.key)
-    status = folder.status() if folder else {}
-    return bool(status) and status["status"] != "RUNNING" and not order.rule.again(status)
+    return folder.path if folder else None

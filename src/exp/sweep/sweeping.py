@@ -17,7 +17,7 @@ from exp.sweep.execution import Order
 from exp.sweep.planning import DONE, INVALID, NEW, RETRY, RUNNING, UNSUPPORTED, Entry, Plan, Rule, look_back, new_name
 from exp.sweep.running import Launch, do_all, running_here
 from exp.sweep.specification import Sweep
-from exp.sweep_folder import KILLED, begin_sweep, continued, new_sweep, runs_of
+from exp.sweep_folder import KILLED, begin_sweep, continued, new_sweep, plan_of, runs_of
 from exp.tracking.uploader import shared_uploader
 
 SHOWN = 20
@@ -123,7 +123,7 @@ def _done(plan: Plan, order: Order, folder: RunFolder, launch: Launch | None, re
     folder.release()
     if ending is None:  # else it stays told: a cluster may begin runs that still wait in its queue
         order.stop.clear()
-    if ending is not None or any(entry for entry in plan.runs if order.claims.latest(entry.key) is None):
+    if any(run.status.get("status") not in ("FINISHED", "FAILED") for run in plan_of(folder)):
         report.say(f"resume: {shlex.join(_resume())}")
     if ending is None:
         return code
