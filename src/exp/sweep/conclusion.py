@@ -17,7 +17,7 @@ from exp.tracking.links import follow_up
 from exp.tracking.uploader import shared_uploader
 
 SETTINGS = 100
-"""Of so many settings at most the aggregates are metrics of the sweep."""
+"""Of so many settings at most the aggregates over seeds are metrics of the sweep: MLflow draws a chart for each."""
 
 
 def conclude(plan: Plan, order: Order, folder: RunFolder, ready: Ready, report: Report, ending: BaseException | None) -> int:
@@ -39,9 +39,9 @@ def conclude(plan: Plan, order: Order, folder: RunFolder, ready: Ready, report: 
     summary = {"runs": len(runs), "finished": len(finished), "failed": len(failed), "left": left}
     folder.write_json("summary.json", summary | {"settings": aggregates, "outcomes": {s["name"]: outcome(s) for s in statuses}})
     metrics = {f"sweep/{name}": float(count) for name, count in summary.items()}
-    for aggregate in aggregates[:SETTINGS]:
-        setting = re.sub(r"[^\w\-.: ]+", " ", aggregate["setting"])  # what MLflow allows in the name of a metric
-        metrics |= {f"sweep/{setting.strip()}/{name}": value for name, value in aggregate["values"].items()}
+    for aggregate in [aggregate for aggregate in aggregates if aggregate["values"]["n"] > 1][:SETTINGS]:
+        setting = re.sub(r"[^\w\-.: ]+", " ", aggregate["setting"]).strip()  # what MLflow allows in the name of a metric
+        metrics |= {f"sweep/{setting} {name.replace('/', ' ')}": value for name, value in aggregate["values"].items()}
     error = f"{len(failed)} of {len(runs)} runs failed" if failed else None
     folder.release()
     if ending is None or not folder.alive:  # another shell may go on with it
