@@ -3,6 +3,7 @@
 import re
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -12,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import until
 
 from exp.__main__ import main
 from exp.run_folder import SWEEPS, RunFolder, run_folders
@@ -188,16 +188,22 @@ def children(pid: int) -> list[int]:
 
 
 def working_in(folder: Path) -> dict[int, str]:
-    """The Python processes (not zombies) whose working directory is `folder`, each with its command line."""
+    """The processes (not zombies) whose working directory is `folder`, each with its command line.
+
+    Ray's agent aside: it ends by itself, but a minute after the rest.
+    """
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            if words and (process / "cwd").readlink() == folder.resolve():
+            if words and "DashboardAgent" not in words and (process / "cwd").readlink() == folder.resolve():
                 found[int(process.name)] = words
     return found
 
 
 def all_gone(folder: Path, seconds: float = 60) -> None:
     """Wait until no process works in `folder` any more."""
-    until(lambda: not working_in(folder), seconds)
+    deadline = time.monotonic() + seconds
+    while left := working_in(folder):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)

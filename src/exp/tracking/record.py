@@ -13,6 +13,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -181,7 +182,20 @@ def _first_open(uri: str) -> Iterator[None]:
         return
     with file.with_name(f".{file.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        if not file.exists() or not file.stat().st_size:
+            _make_tables(file)
         yield
+
+
+def _make_tables(file: Path) -> None:
+    """A new database, put in its place as a whole: tables that were left half made, by a kill, could never be opened."""
+    unfinished = file.with_name(f".{file.name}.new")
+    for left in (unfinished, file.with_name(f"{unfinished.name}-journal")):
+        left.unlink(missing_ok=True)
+    engine = database.create_sqlalchemy_engine_with_retry(f"sqlite:///{unfinished}")
+    database._initialize_tables(engine)
+    engine.dispose()
+    unfinished.replace(file)
 
 
 def _milliseconds(seconds: float) -> int:
