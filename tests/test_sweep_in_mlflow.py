@@ -90,9 +90,9 @@ def test_aggregates_over_seeds_are_metrics_of_the_sweep(story: SimpleNamespace) 
     for rate in ("0.001", "0.0001"):
         setting = f"sweep/fault none lr {rate}"
         losses = [found.data.metrics["final/loss"] for found in runs if found.info.run_name.startswith(f"fault=none lr={rate}")]
-        assert len(losses) == 2 and run.data.metrics[f"{setting}/n"] == 2
-        assert run.data.metrics[f"{setting}/final/loss mean"] == pytest.approx(np.mean(losses), rel=1e-12)
-        assert run.data.metrics[f"{setting}/final/loss std"] == pytest.approx(np.std(losses, ddof=1), rel=1e-12)
+        assert len(losses) == 2 and run.data.metrics[f"{setting} n"] == 2
+        assert run.data.metrics[f"{setting} final loss mean"] == pytest.approx(np.mean(losses), rel=1e-12)
+        assert run.data.metrics[f"{setting} final loss std"] == pytest.approx(np.std(losses, ddof=1), rel=1e-12)
 
 
 def test_a_wider_sweep_renames_what_it_reuses(story: SimpleNamespace) -> None:

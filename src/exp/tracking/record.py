@@ -182,7 +182,7 @@ def _first_open(uri: str) -> Iterator[None]:
         return
     with file.with_name(f".{file.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not file.exists() or not file.stat().st_size:
+        if hasattr(database, "_initialize_tables") and not (file.exists() and file.stat().st_size):
             _make_tables(file)
         yield
 
