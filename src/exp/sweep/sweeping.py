@@ -50,7 +50,7 @@ def sweep(plan: Plan, chosen: Sweep, launch: Launch | None, *, elsewhere: bool =
     if chosen.plan:
         return 0
     mark_killed(runs)
-    folder = _opened(plan, claims, rule, new=all_again)
+    folder, planned = _opened(plan, claims, rule, new=all_again)
     order = Order(
         sweep=str(folder.path.absolute()),
         invocation=new_name(),
@@ -59,7 +59,7 @@ def sweep(plan: Plan, chosen: Sweep, launch: Launch | None, *, elsewhere: bool =
         elsewhere=elsewhere,
         tracking=plan.runs[0].ready[0].tracker.address() if plan.runs[0].ready else None,
     )
-    return _done(plan, order, folder, launch, report)
+    return _done(plan, planned, order, folder, launch, report)
 
 
 def _invalid(plan: Plan, invalid: list[Entry]) -> InputError:
@@ -72,8 +72,8 @@ def _invalid(plan: Plan, invalid: list[Entry]) -> InputError:
     return type(first)(first.key, first.value, f"{first.problem} ({which})")
 
 
-def _opened(plan: Plan, claims: Claims, rule: Rule, *, new: bool) -> RunFolder:
-    """The folder of the sweep, new or gone on with, its plan written."""
+def _opened(plan: Plan, claims: Claims, rule: Rule, *, new: bool) -> tuple[RunFolder, dict[str, dict[str, Any]]]:
+    """The folder of the sweep, new or gone on with, its plan written; and what that says of every run, by its key."""
     first = plan.runs[0].ready
     assert first is not None
     with claims.alone():
@@ -85,7 +85,7 @@ def _opened(plan: Plan, claims: Claims, rule: Rule, *, new: bool) -> RunFolder:
         skipped = [[entry.name, entry.state, entry.reason] for entry in plan.entries if not entry.key]
         content = {"factors": plan.swept, "runs": list(planned.values()), "skipped": skipped}
         begin_sweep(folder, content, since=rule.since, command=_command(), tracking=first[0].tracker.address())
-    return folder
+    return folder, planned
 
 
 def _planned(plan: Plan) -> dict[str, dict[str, Any]]:
@@ -99,18 +99,21 @@ def _planned(plan: Plan) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _done(plan: Plan, order: Order, folder: RunFolder, launch: Launch | None, report: Report) -> int:
+def _done(
+    plan: Plan, planned: dict[str, dict[str, Any]], order: Order, folder: RunFolder, launch: Launch | None, report: Report
+) -> int:
     """Do the runs and conclude, also where it is interrupted."""
     first = plan.runs[0].ready
     assert first is not None
     pending = [entry for entry in plan.runs if entry.state in (NEW, RETRY, RUNNING)]
     known = "" if all(entry.state == NEW for entry in plan.entries) else f": {plan.count()}"
     report.say(f"sweep {folder.path.name}: {len(plan.runs)} run{'s' * (len(plan.runs) != 1)}{known}")
-    if order.tracking and pending:
+    if order.tracking:
         shared_uploader().open(order.tracking["uri"])
+        shared_uploader().send(folder.path)
     ending: BaseException | None = None
     try:
-        do_all(order, pending, _planned(plan), launch)
+        do_all(order, pending, planned, launch)
     except BaseException as error:
         ending = error
         report.end()
