@@ -20,7 +20,6 @@ from sweeping import QUIET, SIZE, Here, attempts, commanded, counted, finished, 
 
 from exp import identity, registry
 from exp.claims import Claims
-from exp.composition import Composer
 from exp.methods.manual import NumPy
 from exp.run_folder import EXPIRES_SECONDS, SWEEPS, RunFolder, run_folders
 from exp.sources import modules_of, sources
@@ -105,24 +104,17 @@ def test_a_run_that_is_being_done_elsewhere_is_said_to_run(here: Here, tmp_path:
     assert done.plan == "1 retry, 1 done" and states(done.lines)["seed=1"][1] == f"killed in runs/{held.path.name}"
 
 
-def test_every_run_is_composed_and_checked_once(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    composed: list[str] = []
-    instantiated: list[str] = []
-    compose, instantiate = Composer.compose, planning.instantiate
+def test_every_run_is_made_and_checked_once(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    instantiate = planning.instantiate
 
-    def noting_compose(self: Composer, overrides: list[str]) -> Any:
-        composed.extend(overrides)
-        return compose(self, overrides)
-
-    def noting_instantiate(config: Any, choices: Any, overrides: list[str]) -> Any:
-        instantiated.extend(overrides)
+    def noting(config: Any, choices: Any, overrides: list[str]) -> Any:
+        seen.extend(overrides)
         return instantiate(config, choices, overrides)
 
-    monkeypatch.setattr(Composer, "compose", noting_compose)
-    monkeypatch.setattr(planning, "instantiate", noting_instantiate)
+    monkeypatch.setattr(planning, "instantiate", noting)
     here("-m", *QUIET, "seed=4,5,6").ok()
-    for words in (composed, instantiated):
-        assert [word for word in words if word.startswith("seed=")] == ["seed=4", "seed=5", "seed=6"]
+    assert [word for word in seen if word.startswith("seed=")] == ["seed=4", "seed=5", "seed=6"]
 
 
 @pytest.mark.parametrize("plan", ["false", "true"])
