@@ -190,13 +190,13 @@ def children(pid: int) -> list[int]:
 def working_in(folder: Path) -> dict[int, str]:
     """The processes (not zombies) whose working directory is `folder`, each with its command line.
 
-    Ray's agent aside: it ends by itself, but a minute after the rest.
+    Ray's agents aside: they end by themselves, but a minute after the rest.
     """
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            if words and "DashboardAgent" not in words and (process / "cwd").readlink() == folder.resolve():
+            if words and not re.match(r"ray::\w+Agent", words) and (process / "cwd").readlink() == folder.resolve():
                 found[int(process.name)] = words
     return found
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from campaigns.chaos import armed
 from commands import client, points, start, tracked, until
 from commands import exp as command
-from sweeping import attempts, commanded, ended, the_sweep, with_faulty
+from sweeping import TINY, attempts, commanded, ended, the_sweep, with_faulty
 from test_tracking import Server
 
 from exp.run_folder import run_folders
@@ -136,6 +137,19 @@ def test_eight_workers_on_a_fresh_database_lose_nothing(tmp_path: Path) -> None:
         hues.setdefault(name.split()[0], set()).add(round(36 * colorsys.rgb_to_hls(red, green, blue)[0]))
     assert all(len(found) == 1 for found in hues.values()) and len(set.union(*hues.values())) == 2, hues
     assert len({run.data.tags["mlflow.runColor"] for run in runs.values()}) == 16, "a shade for each"
+
+
+@pytest.mark.parametrize("statement", [20, 60])
+def test_a_database_that_was_shot_in_the_making_is_made(statement: int, tmp_path: Path) -> None:
+    """MLflow's migrations cannot be gone on with in the middle."""
+    work, env = tmp_path / "work", armed(tmp_path)
+    work.mkdir()
+    (tmp_path / "kills" / f"upload.sql.{statement}").touch()
+    done = commanded(command("-m", *TINY, "seed=0,1", cwd=work, env=env)).ok()
+    assert not (tmp_path / "kills" / f"upload.sql.{statement}").exists(), "it was shot"
+    assert commanded(command("-m", *TINY, "seed=0,1", cwd=work, env=env)).ok().plan == "2 done"
+    assert len(assert_complete(f"sqlite:///{work}/mlflow.db", work)) == 2, done.out
+    assert {path.name for path in work.iterdir()} == {"runs", "mlflow.db", ".mlflow.db.lock", "mlartifacts"}
 
 
 def test_a_server_that_dies_in_the_middle_gets_everything(tmp_path: Path) -> None:

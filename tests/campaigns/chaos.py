@@ -117,12 +117,7 @@ def undisturbed(folder: Path) -> dict[str, bytes]:
 def play(folder: Path, seed: int, rough: int, expected: dict[str, bytes]) -> Round:
     """One round in an empty folder: `rough` invocations in which processes are shot, then others until it is done."""
     chance, found, started = random.Random(seed), Round(seed), time.monotonic()
-    kills, spies = folder / "kills", folder / "spies"
-    for made in (kills, spies):
-        made.mkdir()
-    (spies / "sitecustomize.py").write_text(SHOOTING)
-    path = os.pathsep.join([str(spies), *filter(None, [os.environ.get("PYTHONPATH")])])
-    env = clean({"PYTHONPATH": path, "KILLS": str(kills)})
+    kills, env = folder / "kills", armed(folder)
     code = None
     while code != 0 and found.invocations < LAST:
         in_peace = found.invocations >= rough
@@ -150,6 +145,16 @@ def play(folder: Path, seed: int, rough: int, expected: dict[str, bytes]) -> Rou
         found.problems.append(f"cannot be looked at: {' '.join(str(error).split())[:300]}")
     found.seconds = time.monotonic() - started
     return found
+
+
+def armed(folder: Path) -> dict[str, str]:
+    """The environment in which processes are shot as the files in `folder`/kills say."""
+    kills, spies = folder / "kills", folder / "spies"
+    for made in (kills, spies):
+        made.mkdir()
+    (spies / "sitecustomize.py").write_text(SHOOTING)
+    path = os.pathsep.join([str(spies), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return clean({"PYTHONPATH": path, "KILLS": str(kills)})
 
 
 def planted(kills: Path, chance: random.Random) -> set[str]:
