@@ -17,10 +17,9 @@ from exp.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Claim:
-    """The right to do one run of a sweep: its folder, who may stop it, and whether this process uploads what it does."""
+    """The right to do one run of a sweep: its folder, and whether this process uploads what it does."""
 
     folder: RunFolder
-    told_to_stop: Callable[[], bool]
     uploads: bool
 
 

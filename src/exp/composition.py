@@ -133,7 +133,12 @@ def prepared(words: list[str]) -> tuple[list[str], list[str]]:
 
 TEXTS = ("compare.sweep", "compare.baseline", "compare.require", "compare.out", "repeat.run")
 LISTS = ("compare.runs", "compare.allow")
-"""Keys whose values are names, paths and conditions, or lists of them: typed without the quotes that Hydra asks for."""
+CONDITIONS = "sweep.exclude"
+DESCRIPTIONS = re.compile(r"sweep\.(grid|zip)\b")
+"""Keys whose values are names, paths and conditions, or lists of them: typed without the quotes that Hydra asks for.
+
+What a grid or a zip describes has keys of the user's: they are added, or change what is there.
+"""
 
 
 QUOTED = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"")
@@ -161,6 +166,10 @@ def names_quoted(words: list[str]) -> list[str]:
         if key in LISTS and value:
             inner = value[1:-1] if value[0] == "[" and value[-1] == "]" else value
             return f"{key}=[{','.join(_text(each.strip()) for each in inner.split(',') if each.strip())}]"
+        if key == CONDITIONS and value and not value.startswith(("['", '["', "[]")):
+            return f"{key}=[{_text(value[1:-1] if value[0] == '[' and value[-1] == ']' else value)}]"
+        if DESCRIPTIONS.match(key):
+            return f"++{word}"
         is_name = key.lstrip("+") in registry.groups() and value in registry.choices(key.lstrip("+"))
         return f"{key}='{value}'" if is_name and value in ("nan", "inf", "true", "false", "null") else word
 

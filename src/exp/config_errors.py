@@ -117,8 +117,9 @@ def _about(override: str, text: str) -> InputError | None:
 def _no_such_key(key: str, value: str) -> InputError:
     """The nearest keys, and what to type; a key of another choice of the same group is said to be that."""
     group, _, end = key.rpartition(".")
-    if value and re.match(r"sweep\.(grid|zip)\b", key):  # its keys are the user's
-        return InputError(key, value, f"put a + before what it does not have yet: +{key}={value}")
+    if key.startswith("hydra.launcher."):
+        problem = "is no key of the chosen launcher; hydra/launcher=joblib has n_jobs, for others see docs/sweeps.md"
+        return InputError(key, value or MISSING, problem)
     if group in registry.choices("task") and end in registry.choices("task")[group]:
         return InputError(key, value or MISSING, f"is a key of task={group}; add task={group}")
     if having := [f"{group}={choice}" for choice, keys in registry.choices(group).items() if end in keys]:

@@ -1,7 +1,7 @@
 """Being told to stop: Ctrl-C and SIGTERM end a run as KILLED."""
 
-import _thread
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -54,8 +54,10 @@ def end_by_sigterm_alone() -> None:
 
 
 def terminate() -> None:
-    """Raise `Terminated` in the main thread, as a SIGTERM would."""
-    _thread.interrupt_main(signal.SIGTERM)
+    """Send SIGTERM to the main thread: it raises `Terminated` there, also out of a call that waits."""
+    main = threading.main_thread().ident
+    assert main is not None
+    signal.pthread_kill(main, signal.SIGTERM)
 
 
 def interrupted(error: BaseException) -> bool:

@@ -38,7 +38,7 @@ def short(value: float, form: str = "g") -> str:
 def _label(key: str, value: str, *, ambiguous: bool) -> str:
     if re.fullmatch(r"[-+]?\d+(\.\d*)?e[-+]?\d+", value):
         value = short(float(value))
-    value = value.replace(" ", "")
+    value = re.sub(r"([,:\[{]) +", r"\1", value)
     if "." not in key and key not in ("seed", "threads", "name"):
         return value
     return f"{key if ambiguous else key.rpartition('.')[2]}={value}"

@@ -38,6 +38,8 @@ _LOADER, _DUMPER = getattr(yaml, "CSafeLoader", yaml.SafeLoader), getattr(yaml, 
 SWEEPS = "sweeps"
 """The folder of the sweeps, under that of the runs."""
 
+_LOOKS = 3
+
 EXPIRES_SECONDS = 60.0
 """So long without a heartbeat, a run on another machine is taken for dead."""
 
@@ -195,12 +197,14 @@ def _locked(file: Path, how: int) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(lock, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        for _ in range(_LOOKS):
+            with suppress(BlockingIOError):
+                fcntl.flock(lock, how | fcntl.LOCK_NB)
+                return False
+            time.sleep(0.01)  # perhaps it is only another that looks
     finally:
         os.close(lock)
-    return False
+    return True
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -223,7 +227,7 @@ def mark_killed(runs: Path | str) -> list[RunFolder]:
     killed = []
     for folder in [*run_folders(runs), *run_folders(Path(runs) / SWEEPS)]:
         if folder.status().get("status") == "RUNNING" and not folder.alive and folder.status().get("status") == "RUNNING":
-            folder.revise(status="KILLED", ended=time.time())
+            folder.revise(status="KILLED", ended=time.time(), died=True)
             killed.append(folder)
     return killed
 

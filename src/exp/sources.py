@@ -15,8 +15,8 @@ _ROOT = Path(__file__).parents[1]
 def sources(modules: Iterable[str]) -> dict[str, str]:
     """SHA-256 of every file that these modules are made of, by its name below the folder it is imported from.
 
-    Imports are followed within the package, and for a module of the user's within its folder; what else it imports is
-    a matter of versions. Read from the files, not from what happens to be imported: every process finds the same.
+    Imports are followed within the package, and for a module of the user's to all that is no installed package, whose
+    versions are another matter. Read from the files, not from what happens to be imported: every process finds the same.
     """
     pending = [file for module in modules if (file := _file(module)) is not None]
     found: dict[Path, Path] = {}  # file -> the folder that it is imported from
@@ -55,15 +55,28 @@ def _read(file: Path, folder: Path, changed: int) -> tuple[list[tuple[Path, Path
     found = []
     for name in _names(ast.parse(content), file, folder):
         parts = name.split(".")
-        for root in dict.fromkeys((folder, _ROOT)):
-            if root == _ROOT and parts[0] != "exp":
-                continue
+        for root in _roots(folder, parts[0]):
+            before = len(found)
             for length in range(1, len(parts) + 1):  # importing a.b.c runs a and a.b first
                 path = root.joinpath(*parts[:length])
                 if (source := path.with_suffix(".py")).is_file() or (source := path / "__init__.py").is_file():
                     found.append((source, root))
+            if len(found) > before:
+                break
     own = [(source, root) for source, root in found if source != _ROOT / "exp" / "__init__.py"]  # which does nothing itself
     return own, hashlib.sha256(content).hexdigest()
+
+
+def _roots(folder: Path, package: str) -> list[Path]:
+    """Where a module in `folder` may import a package of ours or of the user's from."""
+    if package == "exp":
+        return [_ROOT]
+    if folder == _ROOT:
+        return []
+    installed = (sys.prefix, sys.base_prefix)
+    others = [Path(path).absolute() for path in sys.path]
+    ours = [path for path in others if path != _ROOT and "site-packages" not in path.parts]
+    return [folder, *(path for path in ours if not any(path.is_relative_to(prefix) for prefix in installed))]
 
 
 def _names(tree: ast.Module, file: Path, folder: Path) -> Iterator[str]:

@@ -69,17 +69,29 @@ def continued(runs: Path | str, keys: list[str]) -> RunFolder | None:
     return None
 
 
+def write_orders(sweep: RunFolder, invocation: str, runs: list[dict[str, Any]]) -> None:
+    """What one invocation plans: another may write the sweep's plan anew while its runs are still waiting."""
+    sweep.write_json(f".runs-{invocation}.json", {"runs": runs})
+
+
+def ordered(sweep: Path | str, invocation: str, overrides: list[str]) -> dict[str, Any]:
+    """The run with these overrides, as an invocation planned it."""
+    runs = RunFolder(sweep).read_json(f".runs-{invocation}.json")["runs"]
+    return next(run for run in runs if run["overrides"] == overrides)
+
+
 def begin_sweep(folder: RunFolder, plan: dict[str, Any], **status: Any) -> None:
     """Write the plan, and that somebody works on it."""
     folder.write_json("plan.json", plan)
     begun = {"task": "sweep", "name": folder.path.name, "status": "RUNNING", "ended": None, "choices": {}, "error": None}
-    started = folder.status().get("started", time.time())
-    folder.revise(**begun, started=started, **status)
+    now = time.time()
+    folder.revise(**begun, started=folder.status().get("started", now), touched=now, **status)
 
 
 def sweeps(runs: Path | str) -> list[RunFolder]:
-    """The folders of the sweeps under `runs`, oldest first."""
-    return run_folders(Path(runs) / SWEEPS)
+    """The folders of the sweeps under `runs`, that which was worked on last at the end."""
+    found = run_folders(Path(runs) / SWEEPS)
+    return sorted(found, key=lambda folder: folder.status().get("touched", 0.0))
 
 
 def new_sweep(runs: Path | str) -> RunFolder:

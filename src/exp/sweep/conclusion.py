@@ -25,7 +25,7 @@ def conclude(plan: Plan, order: Order, folder: RunFolder, ready: Ready, report: 
     changed = [*adopted(plan, order, folder), *superseded(folder)]
     experiment, task, _ = ready
     runs = plan_of(folder)
-    statuses = [run.status for run in runs if run.status]
+    statuses = [run.status | {"name": run.name} for run in runs if run.status]
     finished = [status for status in statuses if status["status"] == "FINISHED"]
     failed = [status for status in statuses if status["status"] == "FAILED"]
     table = task.table(finished, ("run",))
@@ -46,19 +46,21 @@ def conclude(plan: Plan, order: Order, folder: RunFolder, ready: Ready, report: 
     folder.release()
     if ending is None or not folder.alive:  # another shell may go on with it
         folder.revise(status=status, ended=time.time(), metrics=metrics, error=error)
-    view = order.tracking and {
-        **order.tracking,
+    view = (order.tracking or {}) | {
         "sweep": folder.path.name,
         "params": [key.lstrip("+") for key in plan.swept],
         "metrics": table.metrics,
         "runs": len(runs),
         "mixed": any(run.status.get("sweep") != folder.path.name for run in runs if run.status),
     }
+    if not order.tracking:
+        where = f"recorded in {experiment.runs}/ (the sweep: {folder.path})"
+        report.say(f"{where}; not tracked (tracker=none): exp.results({folder.path.name!r}) has the curves")
+        return task.exit_code(finished) or (3 if failed or left else 0)
     own = [run.folder for run in runs if run.folder is not None and run.status.get("invocation") == order.invocation]
-    if order.tracking:
-        for news in (*changed, folder):
-            shared_uploader().send(news.path)
-    for line in follow_up(experiment, [*own, *changed, folder], view or None):
+    for news in (*changed, folder):
+        shared_uploader().send(news.path)
+    for line in follow_up(experiment, [*own, *changed, folder], view):
         report.say(line)
     return task.exit_code(finished) or (3 if failed or left else 0)
 
@@ -73,8 +75,8 @@ def adopted(plan: Plan, order: Order, folder: RunFolder) -> list[RunFolder]:
         news: dict[str, Any] = {}
         if folder.path.name not in (status.get("sweep"), *status.get("sweeps", ())):
             news["sweeps"] = [*status.get("sweeps", ()), folder.path.name]
-        elif (named := entry.title) != status["name"]:
-            news["name"] = named  # the sweep is wider now, and more tells its runs apart
+        elif entry.title == entry.name != status["name"]:
+            news["name"] = entry.name  # the sweep is wider now, and more tells its runs apart
         if order.tracking and status.get("tracking") != order.tracking:
             news["tracking"] = order.tracking
         if news:

@@ -15,7 +15,7 @@ from exp.run_folder import RunFolder
 from exp.sweep.planning import Rule
 from exp.sweep_folder import UNSTARTED, Stop
 from exp.tasks.base import RunTask
-from exp.tasks.recording import record_failure
+from exp.tasks.recording import beating, record_failure
 
 Ready = tuple[Experiment, RunTask, Data]
 
@@ -28,11 +28,14 @@ class Order:
     """
 
     sweep: str
-    invocation: str
     rule: Rule
     fail_fast: bool
     elsewhere: bool
     tracking: dict[str, str] | None
+
+    @property
+    def invocation(self) -> str:
+        return self.rule.invocation
 
     @property
     def stop(self) -> Stop:
@@ -58,19 +61,19 @@ def execute(order: Order, planned: dict[str, Any], ready: Callable[[], Ready], r
     folder = order.claims.take(planned["key"], own | begun, order.rule.again)
     if folder is None:
         return False
-    try:
-        experiment, task, data = ready()
-    except (Exception, SystemExit) as error:
-        report.say(f"failed: {record_failure(folder, error)}")
-        folder.release()
-    except BaseException:
-        folder.update_status(status="KILLED", ended=time.time())
-        folder.release()
-        raise
-    else:
-        experiment.name = planned["name"]
-        claim = Claim(folder, lambda: stop.told() not in ("", UNSTARTED), uploads)
-        task.record(experiment, data, report, claim, **own)
+    with beating(folder, lambda: stop.told() not in ("", UNSTARTED)):
+        try:
+            experiment, task, data = ready()
+        except (Exception, SystemExit) as error:
+            report.say(f"failed: {record_failure(folder, error)}")
+            folder.release()
+        except BaseException:
+            folder.update_status(status="KILLED", ended=time.time())
+            folder.release()
+            raise
+        else:
+            experiment.name = planned["name"]
+            task.record(experiment, data, report, Claim(folder, uploads), **own)
     if order.fail_fast and folder.status()["status"] == "FAILED":
         stop.tell(UNSTARTED)
     return True

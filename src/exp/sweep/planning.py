@@ -27,23 +27,32 @@ UNSUPPORTED, EXCLUDED, INVALID = "unsupported", "excluded", "invalid"
 class Rule:
     """Which runs that were tried before are to be tried again.
 
-    `since`: of older attempts the sweep takes no notice; `began`: what failed after it, failed in this invocation.
+    `since`: of older attempts the sweep takes no notice; `began`: what failed after it, failed since somebody works on the
+    sweep without a break, and is not tried again by who joins. Clocks differ: what this `invocation` did it knows by name.
     """
 
     rerun: str
     since: float
     began: float
+    invocation: str
 
     def again(self, status: dict[str, Any]) -> bool:
         """Whether the run of an attempt that is over is to be done once more."""
-        if status["started"] < self.since or status["status"] == "KILLED":
+        if status["status"] == "KILLED":
+            return True
+        if status.get("invocation") == self.invocation:
+            return False
+        if status["started"] < self.since:
             return True
         return status["status"] == "FAILED" and self.rerun != "missing" and status["ended"] < self.began
 
 
 @dataclass
 class Entry:
-    """One run of a plan, recorded as `title`. `key` tells it from all others; those that cannot be done have none."""
+    """One run of a plan, recorded as `title`. `key` tells it from all others; those that cannot be done have none.
+
+    `died`: the process of its last attempt ended without a word.
+    """
 
     name: str
     overrides: list[str]
@@ -54,6 +63,7 @@ class Entry:
     title: str = ""
     ready: tuple[Experiment, RunTask, Data] | None = None
     error: InputError | None = None
+    died: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,9 +99,10 @@ def plan(compose: Compose, constants: list[str], settings: list[Setting], sweep:
     entries = [_entry(constants, setting, swept) for setting in settings]
     composed: list[tuple[Any, dict[str, Any]] | None] = []
     for entry in entries:
+        found = None
         with _noting(entry), explained(entry.overrides):
-            composed.append(compose(entry.overrides))
-        composed += [None] * (entry.state == INVALID)
+            found = compose(entry.overrides)
+        composed.append(found)
     _exclude(sweep, settings, entries, composed)
     for entry, found in zip(entries, composed, strict=True):
         if entry.state == NEW and found is not None:
@@ -187,8 +198,10 @@ def look_back(entries: Iterable[Entry], claims: Claims, rule: Rule) -> None:
         elif status["status"] == "RUNNING":
             entry.state = RUNNING if last.alive else RETRY
             entry.reason = f"{'in' if last.alive else 'killed in'} {last.path}"
+            entry.died = not last.alive
         elif rule.again(status):
             entry.state, entry.reason = RETRY, f"{status['status'].lower()}{_because(status)}"
+            entry.died = bool(status.get("died"))
         else:
             entry.state = DONE if status["status"] == "FINISHED" else FAILED
             entry.reason = str(last.path) if entry.state == DONE else f"{_because(status)[2:]}; sweep.rerun=failed tries again"

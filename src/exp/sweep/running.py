@@ -8,7 +8,7 @@ from typing import Any
 
 from exp.interruption import Terminated, told_first
 from exp.report import Report
-from exp.sweep.execution import Order, execute, lost
+from exp.sweep.execution import Order, Ready, execute, lost
 from exp.sweep.planning import Entry
 from exp.sweep.watching import Watch
 from exp.sweep_folder import KILLED
@@ -57,14 +57,23 @@ def _here(order: Order, entry: Entry, planned: dict[str, Any], entries: list[Ent
     assert entry.ready is not None
     ready, entry.ready = entry.ready, None  # its weights are not kept
     report = Report(title=f"{entries.index(entry) + 1}/{len(entries)} {entry.name}")
-    report.begin(ready[0], ready[2])
-    if not execute(order, planned, lambda: ready, report, uploads=True):
+
+    def begun() -> Ready:
+        report.begin(ready[0], ready[2])
+        return ready
+
+    if not execute(order, planned, begun, report, uploads=True):
         entry.ready = ready
 
 
 def _elsewhere(order: Order, chosen: list[Entry], launch: Launch, entries: list[Entry]) -> None:
     """Launch, and say meanwhile what becomes of the runs. Told to stop, it tells them, and returns when they have."""
-    with Watch(order, entries), told_first(lambda: order.stop.tell(KILLED)):
+
+    def end() -> None:
+        order.stop.tell(KILLED)
+        Report().say("ending the runs; Ctrl-C again does not wait")
+
+    with Watch(order, entries), told_first(end):
         try:
             launch(order, [entry.overrides for entry in chosen])
         except SystemExit:  # of Ray, which takes SIGTERM for itself

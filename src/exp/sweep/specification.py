@@ -14,7 +14,7 @@ from exp.expression import Condition, require_readable
 from exp.override_text import meaning, value_text
 
 RERUN = ("missing", "failed", "all")
-SHARED = ("sweep", "task", "runs", "tracker", "hydra")
+SHARED = ("sweep", "task", "runs", "name", "tracker", "hydra")
 """What all runs of a sweep have in common."""
 
 Parsed = Callable[[str, str], list[str]]
@@ -94,7 +94,10 @@ class Setting:
 
 def require_sweepable(shown: str, key: str) -> None:
     """Raise `InputError` for a key that all runs of a sweep have in common."""
-    if re.split(r"[./@]", key.lstrip("+~"))[0] in SHARED:
+    bare = key.lstrip("+~")
+    if re.match(r"sweep\.(grid|zip)\.", bare):
+        raise InputError(shown, MISSING, "takes its values in brackets, such as [1e-7,2e-7]")
+    if re.split(r"[./@]", bare)[0] in SHARED:
         raise InputError(shown, MISSING, "cannot be swept; the runs of a sweep share one folder, one tracker and one task")
 
 
@@ -149,23 +152,6 @@ def excluded(sweep: Sweep, setting: Setting, row: Mapping[str, Any], names: Coll
     parts = sweep.parts()
     found = [holding(f"sweep.union.{number}.exclude", parts[number].exclude) for number in setting.parts]
     return found[0] if found and None not in found else None
-
-
-def separated(
-    sweep: Sweep, settings: Sequence[Setting], rows: Sequence[Mapping[str, Any]]
-) -> tuple[list[Setting], list[tuple[Setting, str]]]:
-    """The settings that remain, and those that are excluded, each with its condition.
-
-    Raises `InputError` if none remains.
-    """
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    found = [(setting, excluded(sweep, setting, row, names)) for setting, row in zip(settings, rows, strict=True)]
-    remaining = [setting for setting, condition in found if condition is None]
-    left_out = [(setting, condition) for setting, condition in found if condition is not None]
-    if not remaining:
-        conditions = listed(dict.fromkeys(condition for _, condition in left_out))
-        raise InputError("sweep.exclude", conditions, f"leaves none of {len(settings)} runs; drop or narrow a condition")
-    return remaining, left_out
 
 
 def _part(key: str, described: Any) -> Part:

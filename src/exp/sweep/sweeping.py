@@ -8,16 +8,16 @@ from typing import Any
 
 from exp.claims import Claims
 from exp.colours import colours
-from exp.errors import InputError
+from exp.errors import InputError, listed
 from exp.interruption import exit_code, interrupted
 from exp.report import Report
 from exp.run_folder import RunFolder, mark_killed
 from exp.sweep.conclusion import conclude
 from exp.sweep.execution import Order
-from exp.sweep.planning import DONE, INVALID, NEW, RETRY, RUNNING, UNSUPPORTED, Entry, Plan, Rule, look_back, new_name
+from exp.sweep.planning import DONE, EXCLUDED, INVALID, NEW, RETRY, RUNNING, UNSUPPORTED, Entry, Plan, Rule, look_back, new_name
 from exp.sweep.running import Launch, do_all, running_here
 from exp.sweep.specification import Sweep
-from exp.sweep_folder import KILLED, begin_sweep, continued, new_sweep, plan_of, runs_of
+from exp.sweep_folder import KILLED, begin_sweep, continued, new_sweep, plan_of, runs_of, write_orders
 from exp.tracking.uploader import shared_uploader
 
 SHOWN = 20
@@ -40,20 +40,25 @@ def sweep(plan: Plan, chosen: Sweep, launch: Launch | None, *, elsewhere: bool =
     runs = plan.runs[0].ready[0].runs if plan.runs and plan.runs[0].ready else ""
     claims, keys = Claims(runs), [entry.key for entry in plan.runs]
     earlier = None if all_again else continued(runs, keys)
-    rule = Rule(chosen.rerun, began if all_again else earlier.status().get("since", 0.0) if earlier else 0.0, began)
+    known = earlier.status() if earlier else {}
+    rule = Rule(
+        rerun=chosen.rerun,
+        since=began if all_again else known.get("since", 0.0),
+        began=known.get("active_since", began) if earlier and earlier.alive else began,
+        invocation=new_name(),
+    )
     look_back(plan.runs, claims, rule)
     _show(plan, report, whole=chosen.plan)
     if invalid:
         raise _invalid(plan, invalid)
     if not plan.runs:
-        raise InputError("sweep", f"{len(plan.entries)} runs", "none of them can run here; the reasons stand above")
+        raise _nothing_to_do(plan)
     if chosen.plan:
         return 0
     mark_killed(runs)
     folder, planned = _opened(plan, claims, rule, new=all_again)
     order = Order(
         sweep=str(folder.path.absolute()),
-        invocation=new_name(),
         rule=rule,
         fail_fast=chosen.fail_fast,
         elsewhere=elsewhere,
@@ -72,6 +77,15 @@ def _invalid(plan: Plan, invalid: list[Entry]) -> InputError:
     return type(first)(first.key, first.value, f"{first.problem} ({which})")
 
 
+def _nothing_to_do(plan: Plan) -> InputError:
+    """The error of a plan with no run that can be done."""
+    if all(entry.state == EXCLUDED for entry in plan.entries):
+        conditions = listed(dict.fromkeys(entry.reason for entry in plan.entries))
+        problem = f"leaves none of {len(plan.entries)} runs; drop or narrow a condition"
+        return InputError("sweep.exclude", conditions, problem)
+    return InputError("sweep", f"{len(plan.entries)} runs", "none of them can run here; the reasons stand above")
+
+
 def _opened(plan: Plan, claims: Claims, rule: Rule, *, new: bool) -> tuple[RunFolder, dict[str, dict[str, Any]]]:
     """The folder of the sweep, new or gone on with, its plan written; and what that says of every run, by its key."""
     first = plan.runs[0].ready
@@ -84,7 +98,9 @@ def _opened(plan: Plan, claims: Claims, rule: Rule, *, new: bool) -> tuple[RunFo
         planned = _planned(plan)
         skipped = [[entry.name, entry.state, entry.reason] for entry in plan.entries if not entry.key]
         content = {"factors": plan.swept, "runs": list(planned.values()), "skipped": skipped}
-        begin_sweep(folder, content, since=rule.since, command=_command(), tracking=first[0].tracker.address())
+        begun = {"since": rule.since, "active_since": rule.began, "command": _command()}
+        begin_sweep(folder, content, **begun, tracking=first[0].tracker.address())
+        write_orders(folder, rule.invocation, content["runs"])
     return folder, planned
 
 
@@ -106,6 +122,7 @@ def _done(
     first = plan.runs[0].ready
     assert first is not None
     pending = [entry for entry in plan.runs if entry.state in (NEW, RETRY, RUNNING)]
+    pending.sort(key=lambda entry: entry.died)  # what may have taken its process with it goes last
     known = "" if all(entry.state == NEW for entry in plan.entries) else f": {plan.count()}"
     report.say(f"sweep {folder.path.name}: {len(plan.runs)} run{'s' * (len(plan.runs) != 1)}{known}")
     if order.tracking:

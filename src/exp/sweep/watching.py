@@ -26,6 +26,7 @@ class Watch:
 
     def __enter__(self) -> "Watch":
         self._said = {entry.key for entry in self._entries if self._ended(entry) is not None}
+        self._before = {entry.key: self._order.claims.latest(entry.key) for entry in self._entries}
         self._thread.start()
         return self
 
@@ -43,9 +44,12 @@ class Watch:
 
     def _look(self, entry: Entry) -> None:
         folder = self._order.claims.latest(entry.key)
-        if folder is None or folder.status().get("invocation") != self._order.invocation:
+        before = self._before[entry.key]
+        if folder is None or (before is not None and folder.path == before.path):
             return
         status = folder.status()
+        if status.get("invocation") != self._order.invocation:
+            return
         if status["status"] != "RUNNING":
             self._said.add(entry.key)
             self._upload(folder)

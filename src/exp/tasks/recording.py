@@ -4,7 +4,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def recorded(experiment: Experiment, report: Report, work: Work, claim: Claim | 
         folder.update_status(**begun(experiment), **status)
         send()
         try:
-            with _beating(folder, claim):
+            with nullcontext() if claim else beating(folder, lambda: False):
                 ended = work(folder, device.torch_name, send)
         except (Exception, SystemExit) as error:  # a method that leaves Python has failed, whatever code it leaves with
             report.end()
@@ -88,14 +88,14 @@ def record_failure(folder: RunFolder, error: BaseException) -> str:
 
 
 @contextmanager
-def _beating(folder: RunFolder, claim: Claim | None) -> Iterator[None]:
-    """Meanwhile a thread says that the run is alive, and ends it where its sweep was told to stop."""
+def beating(folder: RunFolder, told_to_end: Callable[[], bool]) -> Iterator[None]:
+    """Meanwhile a thread says that the run is alive, and ends it where that was told."""
     over = threading.Event()
 
     def beat() -> None:
         while not over.wait(HEARTBEAT_SECONDS):
             folder.beat()
-            if claim is not None and claim.told_to_stop():
+            if told_to_end():
                 terminate()
                 return
 

@@ -30,27 +30,26 @@ class Job:
     gpus: tuple[str, ...]
 
     def __call__(self, config: DictConfig) -> dict[str, Any]:
-        """Do the run; returns its key and what kept it from being done."""
+        """Do the run; returns its overrides and what kept it from being done."""
         from exp.configuration import instantiate
         from exp.report import Silence
-        from exp.run_folder import RunFolder
         from exp.sweep.execution import checked, execute
+        from exp.sweep_folder import ordered
 
-        self._enter(config)
         hydra = HydraConfig.get()
         overrides, choices = list(hydra.overrides.task), dict(hydra.runtime.choices)
-        runs = RunFolder(self.order.sweep).read_json("plan.json")["runs"]
-        planned = next(run for run in runs if run["overrides"] == overrides)
-
-        def ready() -> Ready:
-            experiment, task = instantiate(config, choices, overrides)
-            return checked(self.order, planned, experiment, task)  # type: ignore[arg-type]
-
         try:
+            self._enter(config)
+            planned = ordered(self.order.sweep, self.order.invocation, overrides)
+
+            def ready() -> Ready:
+                experiment, task = instantiate(config, choices, overrides)
+                return checked(self.order, planned, experiment, task)  # type: ignore[arg-type]
+
             execute(self.order, planned, ready, Silence(), uploads=False)
         except BaseException as error:
-            return {"key": planned["key"], "error": f"{type(error).__name__}: {error}"}
-        return {"key": planned["key"], "error": None}
+            return {"run": overrides, "error": f"{type(error).__name__}: {error}"}
+        return {"run": overrides, "error": None}
 
     def _enter(self, config: DictConfig) -> None:
         """Make this process a worker of the sweep: its folder, its imports, its signals, its GPU."""

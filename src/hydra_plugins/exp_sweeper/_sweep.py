@@ -14,7 +14,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from exp.composition import Composer, axis_parser, axis_values
 from exp.config_errors import explained
 from exp.configuration import described_sweep
-from exp.errors import InputError
+from exp.errors import InputError, require
 from exp.gpus import visible_gpus
 from exp.sweep.execution import Order
 from exp.sweep.planning import Plan, plan
@@ -43,7 +43,10 @@ def swept(context: HydraContext, config: DictConfig, arguments: list[str]) -> in
         with explained(arguments):  # what is wrong with all, is said of what was typed
             composer.compose([*constants.values(), *first])
     own = [override for key, override in constants.items() if key.split(".")[0] != "sweep"]
-    elsewhere = name == "submitit_slurm" or (name == "ray" and config.hydra.launcher.ray.init.address != "local")
+    local = name in ("basic", "joblib", "submitit_local") or (
+        name == "ray" and config.hydra.launcher.ray.init.address == "local"
+    )
+    elsewhere = not local
     planned = plan(composer.compose, own, settings, chosen, elsewhere=elsewhere)
     return sweep(planned, chosen, _launch(context, config, name, planned), elsewhere=elsewhere)
 
@@ -66,6 +69,8 @@ def _launch(context: HydraContext, config: DictConfig, name: str, planned: Plan)
     workers = max(1, min(len(os.sched_getaffinity(0)) // cores, len(gpus) or sys.maxsize))
     with read_write(config.hydra), open_dict(config.hydra.sweeper):
         config.hydra.sweeper.update({"cores": cores, "gpus": int(bool(gpus)), "workers": workers})
+    if name == "joblib":
+        require(config.hydra.launcher.n_jobs != 0, "hydra.launcher.n_jobs", 0, "a whole number >= 1, or -1 for all cores")
     if name == "basic" or (name == "joblib" and config.hydra.launcher.n_jobs == 1):
         return None
     at_once = workers if name == "submitit_local" else sys.maxsize  # it has no bound of its own
