@@ -242,7 +242,7 @@ def campaign(rounds: int, first: int, rough: int = 5) -> Callable[[], bool]:
         with tempfile.TemporaryDirectory() as reference:
             expected = undisturbed(Path(reference))
         for seed in range(first, first + rounds):
-            with tempfile.TemporaryDirectory() as folder:
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
                 each = play(Path(folder), seed, rough, expected)
             counts = [each.statuses[status] for status in ("FINISHED", "KILLED", "FAILED")]
             numbers = f"{sum(each.statuses.values()):8} {counts[0]:8} {counts[1]:6} {counts[2]:6} {each.seconds:4.0f}"
