@@ -137,9 +137,11 @@ def test_the_checks_are_those_of_a_single_run(here: Here, tmp_path: Path) -> Non
 
 def test_of_nothing_that_can_be_done_here_nothing_is_created(here: Here, tmp_path: Path) -> None:
     done = here("-m", *QUIET, "precision=bf16,tf32")
-    done.refused("sweep=2 runs: none of them can run here")
+    done.refused("sweep.exclude=seed >= 0: leaves none of 2 runs")
     assert [line.partition(":")[0] for line in done.lines[-2:]] == ["skipped bf16", "skipped tf32"]
-    done = here("-m", *QUIET, "seed=0,1", "sweep.exclude=['seed >= 0']").refused("sweep=2 runs: none of them can run here")
+    done = here("-m", *QUIET, "seed=0,1", "sweep.exclude=['seed >= 0']").refused(
+        "sweep.exclude=seed >= 0: leaves none of 2 runs"
+    )
     assert done.lines[-2:] == ["excluded seed=0: seed >= 0", "excluded seed=1: seed >= 0"]
     assert not content(tmp_path)
 
@@ -179,7 +181,7 @@ def test_a_narrower_grid_reuses_the_runs_of_the_wider(here: Here, tmp_path: Path
     assert [run.status["name"] for run in plan_of(narrow)] == ["seed=0 fp64", "seed=1 fp64"]
     assert {status["sweep"] for status in attempts(tmp_path)} == {wide}
     assert sum(status.get("sweeps") == [narrow.path.name] for status in attempts(tmp_path)) == 2
-    assert len([line for line in done.lines if re.match(r"seed=\d fp64 ", line)]) == 2
+    assert len([line for line in done.lines if re.match(r"seed=\d  +cpu ", line)]) == 2
 
 
 def test_single_runs_always_run(here: Here, tmp_path: Path) -> None:
@@ -249,7 +251,8 @@ def test_fail_fast_stops(launcher: str, tmp_path: Path) -> None:
     ]
     done = commanded(command(*words, cwd=tmp_path)).ok(3)
     counts = counted(tmp_path)
-    assert counts["FINISHED"] == 12 and 1 <= counts["FAILED"] <= 2 and set(counts) == {"FINISHED", "FAILED"}
+    least = 12 if launcher == "basic" else 11  # a worker may fail before the other begins the run before it
+    assert least <= counts["FINISHED"] <= 12 and 1 <= counts["FAILED"] <= 2 and set(counts) == {"FINISHED", "FAILED"}
     resume = done.lines[-1]
     assert resume.startswith("resume: python -m exp --config-dir my -m ")
     (tmp_path / "mended").touch()
@@ -392,11 +395,11 @@ def test_what_can_change_the_result_runs_again(word: str, here: Here) -> None:
 
 def test_another_version_runs_again(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     here("-m", *QUIET, "seed=0,1").ok()
-    known = identity._versions()
-    for package in ("exp", "numpy", "torch"):
-        monkeypatch.setattr(identity, "_versions", lambda package=package: known | {package: "0.0"})
+    known = identity.version
+    for other in ("exp", "numpy", "torch"):
+        monkeypatch.setattr(identity, "version", lambda package, other=other: "0.0" if package == other else known(package))
         assert here("-m", *QUIET, "seed=0,1", "sweep.plan=true").ok().plan == "2 new"
-    monkeypatch.setattr(identity, "_versions", lambda: known)
+    monkeypatch.setattr(identity, "version", known)
     assert here("-m", *QUIET, "seed=0,1", "sweep.plan=true").ok().plan == "2 done"
 
 
