@@ -9,6 +9,9 @@ from commands import done_here, start, until
 from commands import exp as command
 from written_sweeps import ENVIRONMENT, falling, grid, written_run, written_sweep
 
+from exp.comparison.charts import bars
+from exp.comparison.report import compared
+from exp.comparison.selection import selected
 from exp.composition import names_quoted
 from exp.errors import InputError
 from exp.run_folder import run_folders
@@ -161,6 +164,26 @@ def test_a_sweep_is_compared_while_it_runs_and_watched_to_its_end(tmp_path: Path
     assert re.search(r"^2 runs: .*; failures 0; time left ", printed, re.MULTILINE)
     assert "2 runs: 2 finished; failures 0; time left 0 s" in lines
     assert lines[-1].startswith("see runs/")
+
+
+@pytest.mark.parametrize("words", [[], ["compare.watch=true"], ["compare.require=failures < 9 or speed > 1"]])
+@pytest.mark.parametrize("status", ["RUNNING", "KILLED"])
+def test_a_sweep_is_compared_before_any_run_has_finished(
+    status: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There are losses, and no final numbers of any run."""
+    monkeypatch.chdir(tmp_path)
+    planned = grid(("numpy", "tensor"), (1e-6,), (0,), steps=9)
+    planned[0] |= {"status": status, "metrics": {}}
+    del planned[1]["losses"]
+    written_sweep(Path("runs"), planned, status=status)
+    if not words:  # else it is found killed
+        monkeypatch.setattr("exp.tasks.compare.mark_killed", lambda runs: [])
+    assert done_here("task=compare", *words) == 0
+    state = "killed" if words else status.lower()
+    assert f"\n{state}: 1 of 2 runs, not in the numbers: numpy lr=1e-06 seed=0\n" in capsys.readouterr().out
+    for name in ("final/loss", "speed", "steps_per_second"):
+        assert not bars(compared(selected("runs", "latest"), "runs", None).rows, name)["data"][0]["x"]
 
 
 def test_a_sweep_whose_process_is_gone_is_not_waited_for(

@@ -27,14 +27,14 @@ class Indistinct:
 
 def indistinct(rows: Sequence[Row], baseline: Row) -> list[Indistinct]:
     """The settings that cannot be told apart from the baseline, and the best from the second best."""
-    finished = [row for row in rows if row.numbers.get("final/loss") and row.numbers["final/loss"].n]
+    finished = [row for row in rows if row.spread("final/loss").n]
     pairs = [(baseline, row) for row in finished if row is not baseline and baseline in finished]
-    best = sorted(finished, key=lambda row: row.numbers["final/loss"].mean)[:2]
+    best = sorted(finished, key=lambda row: row.spread("final/loss").mean)[:2]
     if len(best) == 2 and baseline not in best:
         pairs.append((best[0], best[1]))
     found = []
     for first, second in pairs:
-        values = [row.numbers["final/loss"].values for row in (second, first)]
+        values = [row.spread("final/loss").values for row in (second, first)]
         interval = welch(*values)
         if interval is None or not interval.apart:
             found.append(Indistinct(first.setting, second.setting, min(map(len, values)), interval))
