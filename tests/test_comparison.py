@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from exp.comparison.warnings import indistinct, notes
 from exp.comparison.watch import live_rows, over, summary_line, time_left
 from exp.errors import InputError
 from exp.memory import measured
+from exp.run_folder import run_folders
 
 METHODS, RATES, SEEDS = ("numpy", "autograd"), (1e-7, 1e-6), (0, 1, 2)
 
@@ -178,6 +180,40 @@ def test_a_run_is_found_by_folder_name_or_end_and_a_wrong_one_is_told_the_neares
         selected(tmp_path, "latest", ["tensor", end])
     with pytest.raises(InputError, match="there is no run in"):
         find_run(tmp_path / "nowhere", "x")
+
+
+def test_a_verification_is_no_run_to_compare(tmp_path: Path) -> None:
+    """By a name, or as the latest, the newest training run is meant, whatever was verified since."""
+    trained = [written_run(tmp_path, name, falling(5, 0.1)) for name in ("numpy", "tensor")]
+    verified = [written_run(tmp_path, name, falling(0, 0.1), task="verify") for name in ("numpy", "tensor", "compiled")]
+    selection = selected(tmp_path, "latest", ["numpy", "tensor"])
+    assert [trial.folder and trial.folder.path for trial in selection.trials] == [folder.path for folder in trained]
+    assert find_run(tmp_path, "latest").path == trained[1].path
+    for name, found in {"compiled": verified[2], verified[0].path.name: verified[0]}.items():
+        said = f"{found.path.name} is a run of task=verify; only training runs can be compared"
+        with pytest.raises(InputError, match=f"^runs=.*: {re.escape(name)}: {re.escape(said)}$"):
+            selected(tmp_path, "latest", ["numpy", name])
+
+
+def test_a_sweep_of_verifications_is_not_the_latest_and_refused_by_its_name(tmp_path: Path) -> None:
+    planned = runs_of()
+    sweep = written_sweep(tmp_path / "both", planned)
+    begun = written_sweep(tmp_path / "both", [run | {"task": "verify"} for run in planned])
+    assert selected(tmp_path / "both", "latest").title == sweep.path.name
+    said = "is a sweep of task=verify; only training runs can be compared"
+    with pytest.raises(InputError, match=f"^sweep={begun.path.name}: {said}$"):
+        selected(tmp_path / "both", begun.path.name)
+    to_begin = written_sweep(tmp_path / "one", [{key: run[key] for key in ("name", "factors")} for run in planned])
+    plan = to_begin.read_json("plan.json")
+    for entry in plan["runs"]:
+        entry["overrides"] = ["task=verify"]
+    to_begin.write_json("plan.json", plan)
+    with pytest.raises(InputError, match=f"^sweep=latest: {to_begin.path.name} {said}$"):
+        selected(tmp_path / "one", "latest")
+    mixed = written_sweep(tmp_path / "mixed", [run | {"task": "verify"} if at == 1 else run for at, run in enumerate(planned)])
+    assert [trial.name for trial in selected(tmp_path / "mixed", mixed.path.name).trials] == [
+        run["name"] for run in (planned[0], *planned[2:])
+    ]
 
 
 def test_everything_that_differs_between_two_runs(tmp_path: Path) -> None:
@@ -372,6 +408,10 @@ def test_a_condition_is_asked_of_every_row(swept: Selection, tmp_path: Path) -> 
     assert comparison.unmet("require", "verdict == equivalent") == [row.setting for row in comparison.rows]
     with pytest.raises(InputError, match=r"^require=final/los < 1: .*nearest: final/loss"):
         comparison.unmet("require", "final/los < 1")
+    unfinished = [run | {"status": "RUNNING", "metrics": {}} for run in runs_of()]
+    written_sweep(tmp_path / "other", unfinished)
+    early = compared(selected(tmp_path / "other", "latest"), tmp_path, None)
+    assert early.unmet("require", "final/loss < 99 and speed > 0.4") == [row.setting for row in early.rows]
 
 
 def test_csv_and_json_hold_the_table(swept: Selection, tmp_path: Path) -> None:
@@ -392,12 +432,28 @@ def test_nothing_to_compare_is_said(tmp_path: Path) -> None:
     planned = [{key: run[key] for key in ("name", "factors")} for run in runs_of()]
     written_sweep(tmp_path, planned)
     with pytest.raises(
-        InputError, match=r"^sweep=.*: nothing to compare: 0 of 4 runs have measured anything, they are planned"
+        InputError,
+        match=r"^sweep=latest: nothing to compare: 0 of 4 runs in .*-sweep-\w+ have measured anything \(4 planned\); name",
     ):
         compared(selected(tmp_path, "latest"), tmp_path, None)
-    written_sweep(tmp_path, [runs_of()[0]])
-    with pytest.raises(InputError, match="is a sweep of one run; there is nothing to compare it with"):
+    going_on = [run | {"status": "RUNNING", "losses": falling(0, 0.1), "metrics": {}} for run in runs_of()]
+    written_sweep(tmp_path / "going_on", going_on)
+    with pytest.raises(InputError, match=r"\(4 running\); wait until one has$"):
+        compared(selected(tmp_path / "going_on", "latest"), tmp_path, None)
+    failed = {"status": "FAILED", "losses": falling(0, 0.1), "metrics": {}}
+    sweep = written_sweep(tmp_path, [run | failed for run in runs_of()])
+    said = "nothing to compare: 0 of 4 runs have measured anything (4 failed); name other runs or another sweep"
+    with pytest.raises(InputError, match=rf"^sweep={sweep.path.name}: {re.escape(said)}$"):
+        compared(selected(tmp_path, sweep.path.name), tmp_path, None)
+    named = [folder.path.name for folder in run_folders(tmp_path)[:2]]
+    with pytest.raises(InputError, match=rf"^runs=\[{','.join(named)}\]: nothing to compare: 0 of 2 runs have "):
+        compared(selected(tmp_path, "latest", named), tmp_path, None)
+    alone = written_sweep(tmp_path, [runs_of()[0]]).path.name
+    said = "is a sweep of one run; there is nothing to compare it with"
+    with pytest.raises(InputError, match=f"^sweep=latest: {alone} {said}"):
         selected(tmp_path, "latest")
+    with pytest.raises(InputError, match=f"^sweep={alone}: {said}"):
+        selected(tmp_path, alone)
     with pytest.raises(InputError, match="there is no sweep in"):
         selected(tmp_path / "nowhere", "latest")
 
