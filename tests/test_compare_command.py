@@ -120,7 +120,7 @@ def test_a_run_of_other_code_in_a_sweep_is_refused(tmp_path: Path) -> None:
         ),
         (["compare.runs=[numpy seed=0]"], "compare.runs=[numpy seed=0]: nothing to compare: give two runs"),
         (["compare.baseline=method=numpi"], "compare.baseline=method=numpi: none of the compared runs; choose method=numpy, "),
-        (["compare.require=final/loss <"], "compare.require=final/loss <: cannot be read"),
+        (["compare.require=final/loss <"], "compare.require=final/loss <: cannot be read at its end"),
         (
             ["compare.require=finale/loss < 1"],
             "compare.require=finale/loss < 1: finale/loss is no name here; nearest: final/loss",

@@ -236,6 +236,22 @@ def test_everything_that_differs_between_two_runs(tmp_path: Path) -> None:
     assert {where for where, _ in found} == {"configuration", "data", "code", "environment", "metrics"}
 
 
+def test_digests_are_shown_short(tmp_path: Path) -> None:
+    digests = ({"data": "ab" * 32, "weights": "w"}, {"data": "ba" * 32, "weights": "w"})
+    runs = [written_run(tmp_path, name, falling(5, 0.1), digests=each) for name, each in zip("ab", digests, strict=True)]
+    lines = pair(*(Trial(folder.path.name, {}, folder, folder.status()) for folder in runs))
+    assert [line for line in lines if line[0] == "data"] == [("data", "data", "ab" * 6, "ba" * 6)]
+
+
+def test_what_is_only_planned_has_no_difference_in_full(tmp_path: Path) -> None:
+    planned = runs_of()[:2]
+    written_sweep(tmp_path / "both", planned)
+    assert compared(selected(tmp_path / "both", "latest"), tmp_path, None).pair
+    del planned[1]["losses"]
+    written_sweep(tmp_path / "one", planned)
+    assert compared(selected(tmp_path / "one", "latest"), tmp_path, None).pair is None
+
+
 def test_curves_that_are_equal_are_said_to_be_bit_for_bit() -> None:
     curve = falling(9, 0.1)
     assert curves_differ(curve, curve.copy()) == "equal bit for bit"
@@ -290,6 +306,13 @@ def test_a_setting_is_the_factors_without_the_seed(swept: Selection) -> None:
     assert found[1].numbers["final/loss"].mean == pytest.approx(np.mean(finals))
 
 
+@pytest.mark.parametrize(
+    ("rate", "said"), [(1.0, "lr=1"), (0.5, "lr=0.5"), (1e-6, "lr=1e-6"), (1234567.5, "lr=1234567.5"), (2e6, "lr=2e6")]
+)
+def test_a_setting_is_called_as_the_plan_calls_it(rate: float, said: str) -> None:
+    assert Trial("x", {"optimizer.lr": rate, "seed": 1}, None, {}).setting == said
+
+
 def test_numbers_are_relative_to_the_baseline(swept: Selection) -> None:
     found = rows(swept.trials, ["equivalent"] * 12)
     related = relative_to(found[0], found)
@@ -338,7 +361,15 @@ def test_where_n_cannot_tell_two_settings_apart_it_is_said(swept: Selection) -> 
     assert [(each.first, each.second, each.n) for each in unclear] == [("numpy lr=1e-7", "autograd lr=1e-7", 3), best]
     assert str(unclear[0]).startswith("n = 3 cannot tell numpy lr=1e-7 and autograd lr=1e-7 apart: 95 % interval of the ratio")
     alone = rows([trial for trial in swept.trials if trial.factors["seed"] == 0], [None] * 4)
-    assert notes(alone, alone[0])[0].startswith("warning: n = 1 cannot tell numpy lr=1e-7 and numpy lr=1e-6 and 3 more pairs")
+    said = "one run shows no spread; sweep seed=0,1,2 too"
+    assert notes(alone, alone[0])[0] == f"warning: n = 1 cannot tell any two of the 4 settings apart: {said}"
+    two = f"warning: n = 1 cannot tell numpy lr=1e-7 and numpy lr=1e-6 apart: {said}"
+    assert notes(alone[:2], alone[0])[0] == two
+    mixed = [alone[0], *found[1:]]
+    assert notes(mixed, mixed[0])[0] == f"warning: n = 1 cannot tell numpy lr=1e-7 from any other setting: {said}"
+    mixed = [*alone[:2], *found[2:]]
+    which = "numpy lr=1e-7 or numpy lr=1e-6"
+    assert notes(mixed, mixed[0])[0] == f"warning: n = 1 cannot tell {which} from any other setting: {said}"
 
 
 # Verdicts

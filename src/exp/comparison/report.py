@@ -46,8 +46,8 @@ class Comparison:
 
     @cached_property
     def pair(self) -> tuple[list[str], list[Sequence[str]]] | None:
-        """Of exactly two runs everything that differs, as headings and lines; None for more."""
-        if len(self.selection.trials) != 2:
+        """Of exactly two runs that have begun everything that differs, as headings and lines; None for others."""
+        if len(self.selection.trials) != 2 or not all(trial.config for trial in self.selection.trials):
             return None
         first, second = self.selection.trials
         return ["where", "what", first.name, second.name], list(pair(first, second))
