@@ -3,15 +3,19 @@
 import json
 import re
 from pathlib import Path
+from threading import Timer
 
 import pytest
 from commands import done_here, start, until
 from commands import exp as command
+from sweeping import ended, with_faulty
 from written_sweeps import ENVIRONMENT, falling, grid, written_run, written_sweep
 
+from exp.comparison.charts import bars
+from exp.comparison.report import compared
+from exp.comparison.selection import selected
 from exp.composition import names_quoted
 from exp.errors import InputError
-from exp.run_folder import run_folders
 from exp.sweep_folder import sweeps
 
 SMALL = ["tracker=none", "training.steps=20"]
@@ -117,7 +121,7 @@ def test_a_run_of_other_code_in_a_sweep_is_refused(tmp_path: Path) -> None:
         ),
         (["compare.runs=[numpy seed=0]"], "compare.runs=[numpy seed=0]: nothing to compare: give two runs"),
         (["compare.baseline=method=numpi"], "compare.baseline=method=numpi: none of the compared runs; choose method=numpy, "),
-        (["compare.require=final/loss <"], "compare.require=final/loss <: cannot be read"),
+        (["compare.require=final/loss <"], "compare.require=final/loss <: cannot be read at its end"),
         (
             ["compare.require=finale/loss < 1"],
             "compare.require=finale/loss < 1: finale/loss is no name here; nearest: final/loss",
@@ -145,22 +149,50 @@ def test_a_mistake_of_a_comparison_is_exit_code_1(folder: Path) -> None:
 
 
 def test_a_sweep_is_compared_while_it_runs_and_watched_to_its_end(tmp_path: Path) -> None:
-    running = start("-m", "method=numpy", "optimizer.lr=1e-7,1e-6", "tracker=none", "training.steps=4000", cwd=tmp_path)
-    until(lambda: sweeps(tmp_path / "runs"))
+    """Its second run waits for a file, so that however slow this machine is, nothing ends before it was seen."""
+    running = start(*with_faulty(tmp_path), "method.fault=none,waits", "tracker=none", cwd=tmp_path)
+    until(lambda: (tmp_path / "waiting-0").exists())
     watching = start("task=compare", "compare.watch=true", cwd=tmp_path)
-    until(lambda: any(found.curve() for found in run_folders(tmp_path / "runs")))
-    early = command("task=compare", cwd=tmp_path)
-    printed, _ = watching.communicate(timeout=90)
-    assert running.wait(60) == 0 and running.stdout
-    running.stdout.close()
-    assert (early.returncode, early.stderr, watching.returncode) == (0, "", 0)
-    assert re.search(r"^(running|planned): [12] of 2 runs, not in the numbers", early.stdout, re.MULTILINE), early.stdout
+    no_longer, printed = Timer(90, watching.kill), ""
+    no_longer.start()
+    assert watching.stdout
+    try:
+        while not re.search(r"^fault=waits +running .*\n", printed, re.MULTILINE):
+            printed += (line := watching.stdout.readline())
+            assert line, printed
+        early = command("task=compare", cwd=tmp_path)
+    finally:
+        (tmp_path / "go").touch()
+        printed += watching.communicate()[0]
+        no_longer.cancel()
+    ended(running).ok()
+    assert (early.returncode, early.stderr, watching.returncode) == (0, "", 0), printed
+    assert "\nrunning: 1 of 2 runs, not in the numbers: fault=waits\n" in early.stdout
     lines = printed.splitlines()
     assert lines[0].split() == ["run", "state", "step", "loss", "steps/s", "time", "left"]
-    assert re.search(r"^lr=1e-[67] +running ", printed, re.MULTILINE)
-    assert re.search(r"^2 runs: .*; failures 0; time left ", printed, re.MULTILINE)
+    assert any(line.startswith("2 runs: 1 finished, 1 running; failures 0; time left ") for line in lines)
     assert "2 runs: 2 finished; failures 0; time left 0 s" in lines
     assert lines[-1].startswith("see runs/")
+
+
+@pytest.mark.parametrize("words", [[], ["compare.watch=true"], ["compare.require=failures < 9 or speed > 1"]])
+@pytest.mark.parametrize("status", ["RUNNING", "KILLED"])
+def test_a_sweep_is_compared_before_any_run_has_finished(
+    status: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There are losses, and no final numbers of any run."""
+    monkeypatch.chdir(tmp_path)
+    planned = grid(("numpy", "tensor"), (1e-6,), (0,), steps=9)
+    planned[0] |= {"status": status, "metrics": {}}
+    del planned[1]["losses"]
+    written_sweep(Path("runs"), planned, status=status)
+    if not words:  # else it is found killed
+        monkeypatch.setattr("exp.tasks.compare.mark_killed", lambda runs: [])
+    assert done_here("task=compare", *words) == 0
+    state = "killed" if words else status.lower()
+    assert f"\n{state}: 1 of 2 runs, not in the numbers: numpy lr=1e-06 seed=0\n" in capsys.readouterr().out
+    for name in ("final/loss", "speed", "steps_per_second"):
+        assert not bars(compared(selected("runs", "latest"), "runs", None).rows, name)["data"][0]["x"]
 
 
 def test_a_sweep_whose_process_is_gone_is_not_waited_for(

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from exp.comparison.warnings import indistinct, notes
 from exp.comparison.watch import live_rows, over, summary_line, time_left
 from exp.errors import InputError
 from exp.memory import measured
+from exp.run_folder import run_folders
 
 METHODS, RATES, SEEDS = ("numpy", "autograd"), (1e-7, 1e-6), (0, 1, 2)
 
@@ -180,6 +182,40 @@ def test_a_run_is_found_by_folder_name_or_end_and_a_wrong_one_is_told_the_neares
         find_run(tmp_path / "nowhere", "x")
 
 
+def test_a_verification_is_no_run_to_compare(tmp_path: Path) -> None:
+    """By a name, or as the latest, the newest training run is meant, whatever was verified since."""
+    trained = [written_run(tmp_path, name, falling(5, 0.1)) for name in ("numpy", "tensor")]
+    verified = [written_run(tmp_path, name, falling(0, 0.1), task="verify") for name in ("numpy", "tensor", "compiled")]
+    selection = selected(tmp_path, "latest", ["numpy", "tensor"])
+    assert [trial.folder and trial.folder.path for trial in selection.trials] == [folder.path for folder in trained]
+    assert find_run(tmp_path, "latest").path == trained[1].path
+    for name, found in {"compiled": verified[2], verified[0].path.name: verified[0]}.items():
+        said = f"{found.path.name} is a run of task=verify; only training runs can be compared"
+        with pytest.raises(InputError, match=f"^runs=.*: {re.escape(name)}: {re.escape(said)}$"):
+            selected(tmp_path, "latest", ["numpy", name])
+
+
+def test_a_sweep_of_verifications_is_not_the_latest_and_refused_by_its_name(tmp_path: Path) -> None:
+    planned = runs_of()
+    sweep = written_sweep(tmp_path / "both", planned)
+    begun = written_sweep(tmp_path / "both", [run | {"task": "verify"} for run in planned])
+    assert selected(tmp_path / "both", "latest").title == sweep.path.name
+    said = "is a sweep of task=verify; only training runs can be compared"
+    with pytest.raises(InputError, match=f"^sweep={begun.path.name}: {said}$"):
+        selected(tmp_path / "both", begun.path.name)
+    to_begin = written_sweep(tmp_path / "one", [{key: run[key] for key in ("name", "factors")} for run in planned])
+    plan = to_begin.read_json("plan.json")
+    for entry in plan["runs"]:
+        entry["overrides"] = ["task=verify"]
+    to_begin.write_json("plan.json", plan)
+    with pytest.raises(InputError, match=f"^sweep=latest: {to_begin.path.name} {said}$"):
+        selected(tmp_path / "one", "latest")
+    mixed = written_sweep(tmp_path / "mixed", [run | {"task": "verify"} if at == 1 else run for at, run in enumerate(planned)])
+    assert [trial.name for trial in selected(tmp_path / "mixed", mixed.path.name).trials] == [
+        run["name"] for run in (planned[0], *planned[2:])
+    ]
+
+
 def test_everything_that_differs_between_two_runs(tmp_path: Path) -> None:
     one = written_run(tmp_path, "one", falling(5, 0.1))
     other = written_run(
@@ -198,6 +234,22 @@ def test_everything_that_differs_between_two_runs(tmp_path: Path) -> None:
     assert found["environment", "versions.numpy"] == ("2.4.0", "9")
     assert found["metrics", "loss curves"] == ("differ by at most 0.5 relative, at step 2", "")
     assert {where for where, _ in found} == {"configuration", "data", "code", "environment", "metrics"}
+
+
+def test_digests_are_shown_short(tmp_path: Path) -> None:
+    digests = ({"data": "ab" * 32, "weights": "w"}, {"data": "ba" * 32, "weights": "w"})
+    runs = [written_run(tmp_path, name, falling(5, 0.1), digests=each) for name, each in zip("ab", digests, strict=True)]
+    lines = pair(*(Trial(folder.path.name, {}, folder, folder.status()) for folder in runs))
+    assert [line for line in lines if line[0] == "data"] == [("data", "data", "ab" * 6, "ba" * 6)]
+
+
+def test_what_is_only_planned_has_no_difference_in_full(tmp_path: Path) -> None:
+    planned = runs_of()[:2]
+    written_sweep(tmp_path / "both", planned)
+    assert compared(selected(tmp_path / "both", "latest"), tmp_path, None).pair
+    del planned[1]["losses"]
+    written_sweep(tmp_path / "one", planned)
+    assert compared(selected(tmp_path / "one", "latest"), tmp_path, None).pair is None
 
 
 def test_curves_that_are_equal_are_said_to_be_bit_for_bit() -> None:
@@ -254,6 +306,13 @@ def test_a_setting_is_the_factors_without_the_seed(swept: Selection) -> None:
     assert found[1].numbers["final/loss"].mean == pytest.approx(np.mean(finals))
 
 
+@pytest.mark.parametrize(
+    ("rate", "said"), [(1.0, "lr=1"), (0.5, "lr=0.5"), (1e-6, "lr=1e-6"), (1234567.5, "lr=1234567.5"), (2e6, "lr=2e6")]
+)
+def test_a_setting_is_called_as_the_plan_calls_it(rate: float, said: str) -> None:
+    assert Trial("x", {"optimizer.lr": rate, "seed": 1}, None, {}).setting == said
+
+
 def test_numbers_are_relative_to_the_baseline(swept: Selection) -> None:
     found = rows(swept.trials, ["equivalent"] * 12)
     related = relative_to(found[0], found)
@@ -302,7 +361,15 @@ def test_where_n_cannot_tell_two_settings_apart_it_is_said(swept: Selection) -> 
     assert [(each.first, each.second, each.n) for each in unclear] == [("numpy lr=1e-7", "autograd lr=1e-7", 3), best]
     assert str(unclear[0]).startswith("n = 3 cannot tell numpy lr=1e-7 and autograd lr=1e-7 apart: 95 % interval of the ratio")
     alone = rows([trial for trial in swept.trials if trial.factors["seed"] == 0], [None] * 4)
-    assert notes(alone, alone[0])[0].startswith("warning: n = 1 cannot tell numpy lr=1e-7 and numpy lr=1e-6 and 3 more pairs")
+    said = "one run shows no spread; sweep seed=0,1,2 too"
+    assert notes(alone, alone[0])[0] == f"warning: n = 1 cannot tell any two of the 4 settings apart: {said}"
+    two = f"warning: n = 1 cannot tell numpy lr=1e-7 and numpy lr=1e-6 apart: {said}"
+    assert notes(alone[:2], alone[0])[0] == two
+    mixed = [alone[0], *found[1:]]
+    assert notes(mixed, mixed[0])[0] == f"warning: n = 1 cannot tell numpy lr=1e-7 from any other setting: {said}"
+    mixed = [*alone[:2], *found[2:]]
+    which = "numpy lr=1e-7 or numpy lr=1e-6"
+    assert notes(mixed, mixed[0])[0] == f"warning: n = 1 cannot tell {which} from any other setting: {said}"
 
 
 # Verdicts
@@ -372,6 +439,10 @@ def test_a_condition_is_asked_of_every_row(swept: Selection, tmp_path: Path) -> 
     assert comparison.unmet("require", "verdict == equivalent") == [row.setting for row in comparison.rows]
     with pytest.raises(InputError, match=r"^require=final/los < 1: .*nearest: final/loss"):
         comparison.unmet("require", "final/los < 1")
+    unfinished = [run | {"status": "RUNNING", "metrics": {}} for run in runs_of()]
+    written_sweep(tmp_path / "other", unfinished)
+    early = compared(selected(tmp_path / "other", "latest"), tmp_path, None)
+    assert early.unmet("require", "final/loss < 99 and speed > 0.4") == [row.setting for row in early.rows]
 
 
 def test_csv_and_json_hold_the_table(swept: Selection, tmp_path: Path) -> None:
@@ -392,12 +463,28 @@ def test_nothing_to_compare_is_said(tmp_path: Path) -> None:
     planned = [{key: run[key] for key in ("name", "factors")} for run in runs_of()]
     written_sweep(tmp_path, planned)
     with pytest.raises(
-        InputError, match=r"^sweep=.*: nothing to compare: 0 of 4 runs have measured anything, they are planned"
+        InputError,
+        match=r"^sweep=latest: nothing to compare: 0 of 4 runs in .*-sweep-\w+ have measured anything \(4 planned\); name",
     ):
         compared(selected(tmp_path, "latest"), tmp_path, None)
-    written_sweep(tmp_path, [runs_of()[0]])
-    with pytest.raises(InputError, match="is a sweep of one run; there is nothing to compare it with"):
+    going_on = [run | {"status": "RUNNING", "losses": falling(0, 0.1), "metrics": {}} for run in runs_of()]
+    written_sweep(tmp_path / "going_on", going_on)
+    with pytest.raises(InputError, match=r"\(4 running\); wait until one has$"):
+        compared(selected(tmp_path / "going_on", "latest"), tmp_path, None)
+    failed = {"status": "FAILED", "losses": falling(0, 0.1), "metrics": {}}
+    sweep = written_sweep(tmp_path, [run | failed for run in runs_of()])
+    said = "nothing to compare: 0 of 4 runs have measured anything (4 failed); name other runs or another sweep"
+    with pytest.raises(InputError, match=rf"^sweep={sweep.path.name}: {re.escape(said)}$"):
+        compared(selected(tmp_path, sweep.path.name), tmp_path, None)
+    named = [folder.path.name for folder in run_folders(tmp_path)[:2]]
+    with pytest.raises(InputError, match=rf"^runs=\[{','.join(named)}\]: nothing to compare: 0 of 2 runs have "):
+        compared(selected(tmp_path, "latest", named), tmp_path, None)
+    alone = written_sweep(tmp_path, [runs_of()[0]]).path.name
+    said = "is a sweep of one run; there is nothing to compare it with"
+    with pytest.raises(InputError, match=f"^sweep=latest: {alone} {said}"):
         selected(tmp_path, "latest")
+    with pytest.raises(InputError, match=f"^sweep={alone}: {said}"):
+        selected(tmp_path, alone)
     with pytest.raises(InputError, match="there is no sweep in"):
         selected(tmp_path / "nowhere", "latest")
 

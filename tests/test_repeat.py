@@ -89,6 +89,18 @@ def test_a_mistake_is_one_line(words: list[str], said: str, folder: Path, monkey
     assert len(recorded(folder)) == 1
 
 
+@pytest.mark.parametrize("words", [[], ["repeat.run=numpy"]])
+def test_a_verification_since_is_not_what_is_repeated(words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    (first,) = recorded(folder)
+    first.update_status(name="numpy")
+    shutil.copytree(first.path, f"runs/{first.path.name}-verified")
+    since = RunFolder(f"runs/{first.path.name}-verified")
+    since.update_status(task="verify", started=first.status()["started"] + 1)
+    assert done_here("task=repeat", "tracker=none", *words) == 0
+    assert recorded(folder)[-1].status()["repeats"] == first.path.name
+
+
 def test_only_training_runs_are_repeated_and_a_key_that_is_gone_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     first = recorded(folder)[0]

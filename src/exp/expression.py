@@ -71,7 +71,10 @@ def _parsed(key: str, text: str, prepared: str) -> ast.expr:
             tree = ast.parse(re.sub(r"\s", " ", prepared).strip(), mode="eval").body
     except SyntaxError as error:
         hint = "; compare with ==" if re.search(r"(?<![=!<>])=(?!=)", text) else ""
-        problem = f"cannot be read at character {error.offset or 1}: {error.msg.partition('. ')[0]}{hint}"
+        skipped = len(prepared) - len(prepared.lstrip())
+        where = f"character {error.offset + skipped}" if error.offset else "its end"  # 0: Python read all, and wants more
+        told = error.msg.partition(". ")[0] if error.offset else "a value or a name is missing"
+        problem = f"cannot be read at {where}: {told}{hint}"
         raise InputError(key, text, problem) from None
     except (ValueError, RecursionError, MemoryError) as error:
         raise InputError(key, text, f"cannot be read: {error or 'nested too deeply'}") from None

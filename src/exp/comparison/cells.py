@@ -14,7 +14,7 @@ MARKED = ("final/loss", "time/train_seconds", "memory/host_bytes", "memory/devic
 
 def columns(rows: Sequence[Row]) -> list[str]:
     """The columns that the table of these settings has."""
-    measured = [name for name in NUMBERS if any(name in row.numbers and row.numbers[name].n for row in rows)]
+    measured = [name for name in NUMBERS if any(row.spread(name).n for row in rows)]
     failed = ["failures"] if any(row.failures for row in rows) else []
     return ["setting", "n", *measured, *(["speed"] if "steps_per_second" in measured else []), *failed, "verdict"]
 
@@ -33,7 +33,7 @@ def text(row: Row, name: str) -> str:
         return row.verdict or "–"
     if name == "speed":
         return _with_spread(row.speed, "×", digits=3) + (MARK if row.speed.n and not row.verified else "")
-    spread = row.numbers[name]
+    spread = row.spread(name)
     if not spread.n:
         blew_up = name == "final/loss" and all(trial.state == "blew up" for trial in row.trials)
         return "blew up" if blew_up else "–"

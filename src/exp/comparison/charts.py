@@ -84,11 +84,11 @@ def time_curves(rows: Sequence[Row]) -> Figure:
 
 def bars(rows: Sequence[Row], name: str) -> Figure:
     """One number of every setting as bars: the mean, and the sample standard deviation where there are several seeds."""
-    shown = [(row, colour) for row, colour in zip(rows, shades(rows), strict=True) if _spread(row, name).n]
+    shown = [(row, colour) for row, colour in zip(rows, shades(rows), strict=True) if row.spread(name).n]
     few = len(shown) <= MOST_NAMED
     scale = 2**20 if name.startswith("memory/") else 1
-    means = [_spread(row, name).mean / scale for row, _ in shown]
-    deviations = [0.0 if _spread(row, name).n < 2 else _spread(row, name).std / scale for row, _ in shown]
+    means = [row.spread(name).mean / scale for row, _ in shown]
+    deviations = [0.0 if row.spread(name).n < 2 else row.spread(name).std / scale for row, _ in shown]
     labels = [row.setting + (MARK if name == "speed" and not row.verified else "") for row, _ in shown]
     values, errors = ("x", "error_x") if few else ("y", "error_y")
     trace: dict[str, Any] = {"type": "bar", values: means, ("y" if few else "x"): labels, "orientation": "h" if few else "v"}
@@ -103,10 +103,6 @@ def bars(rows: Sequence[Row], name: str) -> Figure:
     layout = _base() | ({"xaxis": across, "yaxis": along} if few else {"xaxis": along, "yaxis": across})
     layout["height"] = max(180, 90 + 24 * len(shown)) if few else 300
     return {"data": [trace], "layout": layout}
-
-
-def _spread(row: Row, name: str) -> Any:
-    return row.speed if name == "speed" else row.numbers[name]
 
 
 def _tame(row: Row) -> list[Trial]:

@@ -69,8 +69,7 @@ def _valid(rows: Sequence[Row]) -> list[str]:
 
 
 def _has(rows: Sequence[Row], name: str) -> bool:
-    name = "steps_per_second" if name == "speed" else name
-    return any(name in row.numbers and row.numbers[name].n for row in rows)
+    return any(row.spread(name).n for row in rows)
 
 
 def _top(contents: Contents) -> str:
@@ -87,13 +86,13 @@ def _results(contents: Contents) -> list[str]:
     """The result in a sentence each: the best, the fastest, the baseline."""
     finished = [row for row in contents.rows if row.n]
     found = [f"<span>Baseline</span><b>{escape(contents.baseline.setting)}</b>"]
-    if scored := [row for row in finished if "final/loss" in row.numbers and row.numbers["final/loss"].n]:
-        best = min(scored, key=lambda row: row.numbers["final/loss"].mean)
+    if scored := [row for row in finished if row.spread("final/loss").n]:
+        best = min(scored, key=lambda row: row.spread("final/loss").mean)
         value = escape(text(best, "final/loss"))
         found.append(f"<span>Lowest final loss</span><b>{escape(best.setting)}</b><em>{value}</em>")
     for name in _valid(contents.rows):
-        if valid := [row for row in finished if row.numbers[name].n]:
-            best = max(valid, key=lambda row: row.numbers[name].mean)
+        if valid := [row for row in finished if row.spread(name).n]:
+            best = max(valid, key=lambda row: row.spread(name).mean)
             label = f"Best {heading(name)}"
             found.append(f"<span>{label}</span><b>{escape(best.setting)}</b><em>{escape(text(best, name))}</em>")
     if timed := [row for row in finished if row.speed.n]:

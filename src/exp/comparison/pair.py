@@ -16,7 +16,7 @@ Line = tuple[str, str, str, str]
 def pair(first: Trial, second: Trial, *, metrics: bool = True) -> list[Line]:
     """What differs, in the order configuration, data, code, environment, metrics."""
     found = list(_differing("configuration", dict(flat(first.config)), dict(flat(second.config))))
-    found += _differing("data", *(trial.status.get("digests", {}) for trial in (first, second)))
+    found += _differing("data", *(_short(trial.status.get("digests", {})) for trial in (first, second)))
     found += _differing("code", *codes(first, second))
     found += _differing("environment", *(_without_commits(surroundings(trial.environment)) for trial in (first, second)))
     if metrics:
@@ -50,6 +50,11 @@ def _differing(where: str, first: Mapping[str, Any], second: Mapping[str, Any]) 
         if first.get(key) != second.get(key):
             left, right = (told(values[key]) if key in values else "–" for values in (first, second))
             yield where, key, left, right
+
+
+def _short(digests: Mapping[str, str]) -> dict[str, str]:
+    """As long as they are shown elsewhere."""
+    return {name: digest[:12] for name, digest in digests.items()}
 
 
 def _without_commits(found: Mapping[str, str]) -> dict[str, str]:

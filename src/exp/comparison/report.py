@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,10 +15,10 @@ from exp.comparison.page import Contents, page
 from exp.comparison.pair import pair
 from exp.comparison.selection import Selection
 from exp.comparison.surroundings import surroundings
-from exp.comparison.table import Row, baseline_of, relative_to, rows
+from exp.comparison.table import NUMBERS, Row, baseline_of, relative_to, rows
 from exp.comparison.verdicts import verdicts
 from exp.comparison.warnings import indistinct, notes
-from exp.errors import InputError, listed
+from exp.comparison.watch import over
 from exp.expression import Condition
 
 
@@ -45,8 +46,8 @@ class Comparison:
 
     @cached_property
     def pair(self) -> tuple[list[str], list[Sequence[str]]] | None:
-        """Of exactly two runs everything that differs, as headings and lines; None for more."""
-        if len(self.selection.trials) != 2:
+        """Of exactly two runs that have begun everything that differs, as headings and lines; None for others."""
+        if len(self.selection.trials) != 2 or not all(trial.config for trial in self.selection.trials):
             return None
         first, second = self.selection.trials
         return ["where", "what", first.name, second.name], list(pair(first, second))
@@ -60,6 +61,8 @@ class Comparison:
         """The settings in which `condition` does not hold. Raises `InputError` for one that cannot be asked."""
         values = [row.values for row in self.rows]
         names = list(dict.fromkeys(name for each in values for name in each))
+        if not any(row.n for row in self.rows):  # what will be measured may be asked before it is
+            names += ["speed", *NUMBERS]
         asked = Condition.parse(key, condition, names)
         return [row.setting for row, each in zip(self.rows, values, strict=True) if not asked.holds(each)]
 
@@ -142,11 +145,11 @@ def compared(selection: Selection, runs: Path | str, baseline: str | None, allow
     measured = [trial for trial in selection.trials if trial.metrics or len(trial.losses)]
     going_on = any(trial.state in ("running", "planned") for trial in selection.trials)
     if len(measured) < (1 if going_on else 2):
-        states = listed(sorted({trial.state for trial in selection.trials}))
-        problem = (
-            f"nothing to compare: {len(measured)} of {len(selection.trials)} runs have measured anything, they are {states}"
-        )
-        raise InputError("sweep" if selection.sweep else "runs", selection.title, f"{problem}; wait, or name others")
+        states = ", ".join(f"{count} {state}" for state, count in Counter(trial.state for trial in selection.trials).items())
+        where = f" in {selection.title}" if selection.sweep and selection.asked != selection.title else ""
+        problem = f"{len(measured)} of {len(selection.trials)} runs{where} have measured anything ({states})"
+        advice = "name other runs or another sweep" if over(selection) else "wait until one has"
+        raise selection.error(f"nothing to compare: {problem}; {advice}")
     settings = rows(selection.trials, verdicts(selection.trials, runs))
     chosen = baseline_of(settings, baseline)
     related = relative_to(chosen, settings)

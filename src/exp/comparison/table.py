@@ -54,11 +54,16 @@ class Row:
     def verified(self) -> bool:
         return self.verdict == "equivalent"
 
+    def spread(self, name: str) -> Spread:
+        """A number over the seeds, `speed` too; empty where no run has it."""
+        return self.speed if name == "speed" else self.numbers.get(name, Spread(()))
+
     @cached_property
     def speed(self) -> Spread:
         """Steps per second relative to the mean of the baseline's."""
-        base = self.numbers["steps_per_second"].mean / self.relative.get("steps_per_second", nan)
-        return Spread(tuple(value / base for value in self.numbers["steps_per_second"].values) if isfinite(base) else ())
+        pace = self.spread("steps_per_second")
+        base = pace.mean / self.relative.get("steps_per_second", nan)
+        return Spread(tuple(value / base for value in pace.values) if isfinite(base) else ())
 
     @cached_property
     def values(self) -> dict[str, Any]:
@@ -96,7 +101,7 @@ def relative_to(baseline: Row, others: Sequence[Row]) -> list[Row]:
     """The rows with their numbers relative to the baseline's means, as ratios."""
 
     def ratios(row: Row) -> dict[str, float]:
-        pairs = {name: (spread.mean, baseline.numbers[name].mean) for name, spread in row.numbers.items()}
+        pairs = {name: (spread.mean, baseline.spread(name).mean) for name, spread in row.numbers.items()}
         return {name: value / base for name, (value, base) in pairs.items() if base and not isnan(value) and not isnan(base)}
 
     return [Row(row.setting, row.factors, row.trials, row.numbers, row.verdict, ratios(row)) for row in others]

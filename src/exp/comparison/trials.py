@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from exp.naming import labels
+from exp.naming import labels, short
 from exp.run_folder import RunFolder
 
 
@@ -111,4 +111,4 @@ def _typed(value: Any) -> str:
     """A value as one would type it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return str(value)
+    return short(value) if isinstance(value, float) and float(short(value)) == value else str(value)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from exp.comparison.spread import Interval, welch
 from exp.comparison.table import Row
+from exp.errors import listed
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,14 @@ class Indistinct:
 
 def indistinct(rows: Sequence[Row], baseline: Row) -> list[Indistinct]:
     """The settings that cannot be told apart from the baseline, and the best from the second best."""
-    finished = [row for row in rows if row.numbers.get("final/loss") and row.numbers["final/loss"].n]
+    finished = [row for row in rows if row.spread("final/loss").n]
     pairs = [(baseline, row) for row in finished if row is not baseline and baseline in finished]
-    best = sorted(finished, key=lambda row: row.numbers["final/loss"].mean)[:2]
+    best = sorted(finished, key=lambda row: row.spread("final/loss").mean)[:2]
     if len(best) == 2 and baseline not in best:
         pairs.append((best[0], best[1]))
     found = []
     for first, second in pairs:
-        values = [row.numbers["final/loss"].values for row in (second, first)]
+        values = [row.spread("final/loss").values for row in (second, first)]
         interval = welch(*values)
         if interval is None or not interval.apart:
             found.append(Indistinct(first.setting, second.setting, min(map(len, values)), interval))
@@ -45,11 +46,8 @@ def notes(rows: Sequence[Row], baseline: Row) -> list[str]:
     """Lines to print below the table, few even of a large sweep."""
     lines = []
     unclear = indistinct(rows, baseline)
-    alone = [each for each in unclear if each.interval is None]
-    if alone:
-        others = f" and {len(alone) - 1} more pairs" if len(alone) > 1 else ""
-        pair = f"{alone[0].first} and {alone[0].second}"
-        lines.append(f"warning: n = 1 cannot tell {pair}{others} apart: one run shows no spread; sweep seed=0,1,2 too")
+    if without_spread := _without_spread(rows):
+        lines.append(f"warning: n = 1 cannot tell {without_spread}: one run shows no spread; sweep seed=0,1,2 too")
     several = [each for each in unclear if each.interval is not None]
     lines += [f"warning: {each}" for each in several[:3]]
     if len(several) > 3:
@@ -68,6 +66,19 @@ def notes(rows: Sequence[Row], baseline: Row) -> list[str]:
                 f"{state}: {states[state]} of {states.total()} runs, not in the numbers: {', '.join(names[:3])}{others}"
             )
     return lines
+
+
+def _without_spread(rows: Sequence[Row]) -> str:
+    """Which settings have one run and so no spread, and what they cannot be told from; empty where there are none."""
+    finished = [row for row in rows if row.spread("final/loss").n]
+    names = [row.setting for row in finished if row.spread("final/loss").n == 1]
+    if not names or len(finished) < 2:
+        return ""
+    if len(finished) == 2:
+        return f"{finished[0].setting} and {finished[1].setting} apart"
+    if len(names) == len(finished):
+        return f"any two of the {len(finished)} settings apart"
+    return f"{listed([*names[:3], f'{len(names) - 3} more'] if len(names) > 3 else names)} from any other setting"
 
 
 def _few(rows: Sequence[Row]) -> str:

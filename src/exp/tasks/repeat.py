@@ -58,10 +58,6 @@ def changed(before: Trial, now: Trial) -> list[str]:
 def _recorded(runs: str, name: str) -> RunFolder:
     """The training run called `name`. Raises `InputError` (key "repeat.run")."""
     try:
-        found = find_run(runs, name)
+        return find_run(runs, name, to_be="repeated")
     except InputError as error:
         raise InputError("repeat.run", error.value, error.problem) from None
-    task = found.status().get("task")
-    if task != "train":
-        raise InputError("repeat.run", name, f"{found.path.name} is a run of task={task}; only training runs can be repeated")
-    return found
