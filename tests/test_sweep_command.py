@@ -24,7 +24,7 @@ from exp.methods.manual import NumPy
 from exp.run_folder import EXPIRES_SECONDS, SWEEPS, RunFolder, run_folders
 from exp.sources import modules_of, sources
 from exp.sweep import planning
-from exp.sweep_folder import plan_of
+from exp.sweep_folder import find_sweep, plan_of
 
 __all__ = ["here"]
 
@@ -499,3 +499,33 @@ def test_the_plan_is_kept(here: Here, tmp_path: Path) -> None:
     assert plan["factors"] == ["seed", "precision"] and [run["name"] for run in plan["runs"]] == ["seed=0 fp64", "seed=1 fp64"]
     assert [skipped[:2] for skipped in plan["skipped"]] == [["seed=0 bf16", "unsupported"], ["seed=1 bf16", "unsupported"]]
     assert the_sweep(tmp_path).status()["command"][:4] == ["python", "-m", "exp", "-m"]
+
+
+def test_a_module_in_the_working_directory_is_followed_too(tmp_path: Path) -> None:
+    words = (*with_faulty(tmp_path), "tracker=none", "seed=0,1")
+    module = tmp_path / "my" / "faulty.py"
+    module.write_text("import beside_the_data\n" + module.read_text())
+    beside = tmp_path / "beside_the_data.py"
+    beside.write_text("FACTOR = 1\n")
+    commanded(command(*words, cwd=tmp_path)).ok()
+    beside.write_text("FACTOR = 2\n")
+    assert commanded(command(*words, "sweep.plan=true", cwd=tmp_path)).ok().plan == "2 new"
+
+
+def test_the_latest_sweep_is_that_which_was_worked_on_last(here: Here, tmp_path: Path) -> None:
+    here("-m", *QUIET, "seed=0,1").ok()
+    first = the_sweep(tmp_path).path.name
+    here("-m", *QUIET, "optimizer.lr=1e-3,1e-4", "seed=5").ok()
+    here("-m", *QUIET, "seed=0,1").ok()
+    assert find_sweep(tmp_path / "runs", "latest").path.name == first
+
+
+@pytest.mark.parametrize("typed", ["sweep.zip={optimizer.lr:[1e-3,1e-4],seed:[0,1]}", "sweep.zip.optimizer.lr=[1e-3,1e-4]"])
+def test_a_zip_can_be_typed(typed: str, here: Here) -> None:
+    done = here("-m", *QUIET, typed, *(["sweep.zip.seed=[0,1]"] if "seed" not in typed else []), "sweep.plan=true").ok()
+    assert done.plan == "2 new" and {line.split("  ")[0] for line in done.lines[2:]} <= {"new", "new "}
+
+
+@pytest.mark.parametrize("typed", ["seed == 0", "[seed == 0]", "['seed == 0']"])
+def test_a_condition_can_be_typed_plainly(typed: str, here: Here) -> None:
+    assert here("-m", *QUIET, "seed=0,1", f"sweep.exclude={typed}", "sweep.plan=true").ok().plan == "1 new, 1 excluded"

@@ -158,3 +158,54 @@ def test_chaos(tmp_path: Path) -> None:
     found = play(wild, 7, 2, undisturbed(calm))
     assert not found.problems, found
     assert found.kills
+
+
+def test_a_second_shell_that_types_it_otherwise_disturbs_nobody(tmp_path: Path) -> None:
+    """It writes the sweep's plan anew, and is shot; the runs of the first wait meanwhile, and are done by it."""
+    first = start(*waiting(tmp_path, 4), *JOBLIB, cwd=tmp_path)
+    try:
+        at_work(tmp_path, 2)
+        words = [*with_faulty(tmp_path / "again"), "tracker=none", "method.place=0,1,2,3", "method.fault=waits"]
+        second = start(*words, *JOBLIB, cwd=tmp_path)
+        plan = the_sweep(tmp_path).path / "plan.json"
+        before = plan.stat().st_mtime_ns
+        until(lambda: plan.stat().st_mtime_ns != before)
+        second.kill()
+        second.wait()
+        (tmp_path / "go").touch()
+        ended(first).ok()
+    finally:
+        all_gone(tmp_path)
+    assert counted(tmp_path) == {"FINISHED": 4} and len(run_folders(tmp_path / "runs" / SWEEPS)) == 1
+
+
+def test_what_fails_is_done_once_by_two_shells(tmp_path: Path) -> None:
+    words = (*with_faulty(tmp_path), "tracker=none", "method.fault=raises,waits", "method.place=0")
+    first = start(*words, cwd=tmp_path)
+    at_work(tmp_path)  # the first has failed by then
+    second = start(*words, cwd=tmp_path)
+    until(lambda: len(list(the_sweep(tmp_path).path.glob(".runs-*.json"))) == 2)
+    (tmp_path / "go").touch()
+    assert [ended(first).code, ended(second).code] == [3, 3]
+    assert counted(tmp_path) == {"FINISHED": 1, "FAILED": 1}
+
+
+def test_what_takes_its_process_with_it_goes_last(tmp_path: Path) -> None:
+    words = (*with_faulty(tmp_path), "tracker=none", "method.fault=vanishes,none", "method.place=0,1")
+    command(*words, cwd=tmp_path)
+    assert counted(tmp_path) == {"RUNNING": 1}
+    command(*words, cwd=tmp_path)
+    assert counted(tmp_path)["FINISHED"] == 2
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_a_run_that_sleeps_is_ended_too(launcher: str, tmp_path: Path) -> None:
+    """The signal wakes it: a flag alone would wait for its sleep to end."""
+    words = waiting(tmp_path, 3)
+    file = tmp_path / "my" / "faulty.py"
+    file.write_text(file.read_text().replace("time.sleep(0.02)", "time.sleep(1000)"))
+    sweeper = start(*words, *LAUNCHERS[launcher], cwd=tmp_path)
+    at_work(tmp_path)
+    sweeper.send_signal(signal.SIGINT)
+    assert ended(sweeper, timeout=60).code == 130
+    assert set(counted(tmp_path)) == {"KILLED"}
