@@ -14,10 +14,13 @@ import pytest
 from campaigns.chaos import armed
 from commands import client, points, start, tracked, until
 from commands import exp as command
-from sweeping import TINY, attempts, commanded, ended, the_sweep, with_faulty
+from sweeping import TINY, Here, attempts, commanded, ended, here, the_sweep, with_faulty
 from test_tracking import Server
 
 from exp.run_folder import run_folders
+from exp.sweep_folder import find_sweep
+
+__all__ = ["here"]
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(mlflow|sqlalchemy|alembic)")
 
@@ -174,3 +177,17 @@ def test_a_server_that_dies_in_the_middle_gets_everything(tmp_path: Path) -> Non
     finally:
         server.die()
         ended(sweeper)
+
+
+def test_a_sweep_that_reuses_runs_of_another_shows_them_all(here: Here, tmp_path: Path) -> None:
+    here("-m", *TINY, "seed=0,1").ok()
+    first = the_sweep(tmp_path).path.name
+    here("-m", *TINY, "seed=1,2").ok()
+    second = find_sweep(tmp_path / "runs", "latest").path.name
+    runs = tracked(f"sqlite:///{tmp_path}/mlflow.db").values()
+    in_second = [run for run in runs if run.data.tags.get(f"sweep.{second}") == "member"]
+    assert {run.data.params["seed"] for run in in_second} == {"1", "2"}
+    assert {run.data.params["seed"] for run in runs if run.data.tags["sweep"] == first} == {"0", "1"}
+    (experiment,) = (found for found in client(f"sqlite:///{tmp_path}/mlflow.db").search_experiments() if found.name == "exp")
+    states = {json.loads(json.loads(value)["state"])["searchFilter"] for key, value in experiment.tags.items() if "View" in key}
+    assert states == {f"tags.sweep = '{first}'", f"tags.`sweep.{second}` = 'member'"}

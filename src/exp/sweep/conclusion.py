@@ -67,15 +67,16 @@ def conclude(plan: Plan, order: Order, folder: RunFolder, ready: Ready, report: 
 
 def adopted(plan: Plan, order: Order, folder: RunFolder) -> list[RunFolder]:
     """Runs that were done before, now a part of this sweep too, and tracked where it is; returns those that changed."""
+    found = [(entry, last, last.status()) for entry in plan.runs if (last := order.claims.latest(entry.key)) is not None]
+    over = [(entry, last, s) for entry, last, s in found if s["status"] != "RUNNING" and s["started"] >= order.rule.since]
+    mixed = any(status.get("sweep") != folder.path.name for _, _, status in over)  # then all of them are marked as members
     changed = []
-    for entry in plan.runs:
-        last = order.claims.latest(entry.key)
-        if last is None or (status := last.status())["status"] == "RUNNING" or status["started"] < order.rule.since:
-            continue
+    for entry, last, status in over:
         news: dict[str, Any] = {}
-        if folder.path.name not in (status.get("sweep"), *status.get("sweeps", ())):
+        own = status.get("sweep") == folder.path.name
+        if folder.path.name not in status.get("sweeps", ()) and (mixed or not own):
             news["sweeps"] = [*status.get("sweeps", ()), folder.path.name]
-        elif entry.title == entry.name != status["name"]:
+        if own and entry.title == entry.name != status["name"]:
             news["name"] = entry.name  # the sweep is wider now, and more tells its runs apart
         if order.tracking and status.get("tracking") != order.tracking:
             news["tracking"] = order.tracking

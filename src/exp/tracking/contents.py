@@ -47,8 +47,7 @@ def tags_of(folder: RunFolder, status: dict[str, Any]) -> dict[str, str]:
         "verdict.first_wrong": status.get("first_wrong"),
         "verdict.bluntest": status.get("bluntest"),
     }
-    sweeps = status.get("sweeps") and [status["sweep"], *status["sweeps"]]
-    tags |= {f"sweep.{name}": "member" for name in sweeps or ()}
+    tags |= {f"sweep.{name}": "member" for name in status.get("sweeps", ())}
     tags |= {f"digest.{name}": value for name, value in status.get("digests", {}).items()}
     conditions = environment.get("conditions", {})
     tags |= {name: conditions.get(name) for name in ("torch_threads", "tf32", "deterministic")}
