@@ -253,8 +253,6 @@ TYPED = [
     row("sweep.rerun=fail", "sweep.rerun=fail: choose failed,"),
     row("sweep.grid.seed=[0,1]", "sweep.grid.seed=[0,1]: is about a sweep; put -m"),
     row("-m sweep.zip.seed=1,2", "sweep.zip.seed: takes its values in brackets"),
-    row("-m hydra/launcher=joblib hydra.launcher.n_jobz=2 method=numpy", "hydra.launcher.n_jobz=2: is no key of the chosen"),
-    row("-m hydra/launcher=joblib hydra.launcher.n_jobs=0 method=numpy", "hydra.launcher.n_jobs=0: allowed: a whole number"),
     row("-m name=a,b", "name: cannot be swept"),
     row("+sweep.grid.seed=[]", "sweep.grid.seed=[]: has no values"),
     row("+sweep.grid.task=[train]", "sweep.grid.task: cannot be swept"),

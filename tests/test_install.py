@@ -84,7 +84,7 @@ def test_the_unpacked_wheel_works(words: list[str], said: str, installed: dict[s
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert said in done.stdout
     if "-m" in words:  # the sweeper is exp's own: it compares
-        assert "1/2 seed=0" in done.stdout and "2/2 seed=1" in done.stdout and "recorded in 2 runs" in done.stdout
+        assert "1/2 seed=0" in done.stdout and "2/2 seed=1" in done.stdout and "(the sweep: runs/sweeps/" in done.stdout
     assert {path.name for path in tmp_path.iterdir()} <= {"runs"}
 
 

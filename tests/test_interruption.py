@@ -7,13 +7,13 @@ import socket
 import subprocess
 import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from commands import client, exp, free_port, points, start, tracked, until
+from sweeping import children
 
 from exp import load
 from exp.errors import InputError
@@ -22,16 +22,6 @@ from exp.run_folder import RunFolder, run_folders
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(mlflow|sqlalchemy|alembic)")
 
 LONG = ("method=numpy", "training.steps=200000", "training.log_every=100000")
-
-
-def children(pid: int) -> list[int]:
-    """The processes that process `pid` started, and those that they started."""
-    parents = {}
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # gone meanwhile
-            parents[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
-    found = [child for child, parent in parents.items() if parent == pid]
-    return found + [grandchild for child in found for grandchild in children(child)]
 
 
 def gone(pid: int) -> bool:

@@ -59,7 +59,6 @@ class TestTheWholeSuite(LauncherTestSuite):
 @pytest.mark.parametrize(
     ("launcher_name", "overrides"),
     [
-        ("basic", [*SHIPPED, "hydra.sweeper.max_batch_size=2"]),
         ("joblib", [*JOBLIB, "hydra.sweeper.max_batch_size=2"]),
     ],
 )
@@ -88,7 +87,8 @@ class TestSomeOfTheSuiteWithSubmitit(Some):
 @pytest.mark.usefixtures("one_ray")
 @pytest.mark.parametrize(("launcher_name", "overrides"), [("ray", RAY)])
 class TestSomeOfTheSuiteWithRay(Some):
-    pass
+    test_sweep_and_override: Any = None  # a cluster takes ten seconds to start, each time
+    test_sweep_with_custom_resolver: Any = None
 
 
 @pytest.fixture
@@ -131,9 +131,7 @@ def products(config: DictConfig) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "launcher",
     [
-        "joblib",
-        pytest.param("submitit_local", marks=needs_submitit),
-        pytest.param("ray", marks=needs_ray),
+        "joblib",  # of whole runs, with every launcher: test_sweep_launchers
     ],
 )
 def test_workers_compute_the_bits_of_this_process_with_as_many_threads(

@@ -137,7 +137,7 @@ def test_the_checks_are_those_of_a_single_run(here: Here, tmp_path: Path) -> Non
 
 def test_of_nothing_that_can_be_done_here_nothing_is_created(here: Here, tmp_path: Path) -> None:
     done = here("-m", *QUIET, "precision=bf16,tf32")
-    done.refused("sweep.exclude=seed >= 0: leaves none of 2 runs")
+    done.refused("sweep=2 runs: none of them can run here")
     assert [line.partition(":")[0] for line in done.lines[-2:]] == ["skipped bf16", "skipped tf32"]
     done = here("-m", *QUIET, "seed=0,1", "sweep.exclude=['seed >= 0']").refused(
         "sweep.exclude=seed >= 0: leaves none of 2 runs"
@@ -529,3 +529,16 @@ def test_a_zip_can_be_typed(typed: str, here: Here) -> None:
 @pytest.mark.parametrize("typed", ["seed == 0", "[seed == 0]", "['seed == 0']"])
 def test_a_condition_can_be_typed_plainly(typed: str, here: Here) -> None:
     assert here("-m", *QUIET, "seed=0,1", f"sweep.exclude={typed}", "sweep.plan=true").ok().plan == "1 new, 1 excluded"
+
+
+@pytest.mark.parametrize(
+    ("word", "start"),
+    [
+        ("hydra.launcher.n_jobz=2", "hydra.launcher.n_jobz=2: is no key of the chosen launcher"),
+        ("hydra.launcher.n_jobs=0", "hydra.launcher.n_jobs=0: allowed: a whole number >= 1, or -1"),
+    ],
+)
+def test_a_mistake_in_a_launcher_is_one_line(word: str, start: str, tmp_path: Path) -> None:
+    """In a process of its own: Hydra's warnings, which exp silences, would be errors in this one."""
+    commanded(command("-m", "hydra/launcher=joblib", word, *QUIET, "seed=0,1", cwd=tmp_path)).refused(start)
+    assert not (tmp_path / "runs").exists()

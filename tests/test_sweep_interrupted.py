@@ -47,8 +47,6 @@ def resumed(folder: Path, done: Done) -> Done:
         ("basic", signal.SIGINT, 130),
         ("basic", signal.SIGTERM, 143),
         ("joblib", signal.SIGINT, 130),
-        ("joblib", signal.SIGTERM, 143),
-        ("ray", signal.SIGINT, 130),
         ("submitit", signal.SIGINT, 130),
     ],
 )

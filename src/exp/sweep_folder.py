@@ -6,6 +6,7 @@ status.json of its runs    `sweep`: the sweep that executed it, `sweeps`: others
                            is, `factors`: key to value, `superseded`: an attempt that another one has replaced
 """
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ class Stop:
     invocation: str
 
     def tell(self, how: str) -> None:
-        unfinished = self._file.with_suffix(".new")
+        unfinished = self._file.with_name(f"{self._file.name}.{os.getpid()}")
         unfinished.write_text(how)
         unfinished.replace(self._file)
 
@@ -53,7 +54,9 @@ class Stop:
             return ""
 
     def clear(self) -> None:
-        self._file.unlink(missing_ok=True)
+        """All its runs are over: nothing is left to be told, or to be looked up."""
+        for file in (self._file, self.sweep / _orders(self.invocation)):
+            file.unlink(missing_ok=True)
 
     @property
     def _file(self) -> Path:
@@ -71,13 +74,17 @@ def continued(runs: Path | str, keys: list[str]) -> RunFolder | None:
 
 def write_orders(sweep: RunFolder, invocation: str, runs: list[dict[str, Any]]) -> None:
     """What one invocation plans: another may write the sweep's plan anew while its runs are still waiting."""
-    sweep.write_json(f".runs-{invocation}.json", {"runs": runs})
+    sweep.write_json(_orders(invocation), {"runs": runs})
 
 
 def ordered(sweep: Path | str, invocation: str, overrides: list[str]) -> dict[str, Any]:
     """The run with these overrides, as an invocation planned it."""
-    runs = RunFolder(sweep).read_json(f".runs-{invocation}.json")["runs"]
+    runs = RunFolder(sweep).read_json(_orders(invocation))["runs"]
     return next(run for run in runs if run["overrides"] == overrides)
+
+
+def _orders(invocation: str) -> str:
+    return f".runs-{invocation}.json"
 
 
 def begin_sweep(folder: RunFolder, plan: dict[str, Any], **status: Any) -> None:
