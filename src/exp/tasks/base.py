@@ -1,8 +1,8 @@
 """The contract of a task."""
 
 import abc
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from exp.claims import Claim
@@ -44,6 +44,16 @@ class Table:
     notes: Sequence[str] = ()
 
 
+@dataclass(frozen=True)
+class Member:
+    """A checked run that is to be done: the arguments of `RunTask.record` for it."""
+
+    experiment: Experiment
+    data: Data
+    claim: Claim | None = None
+    status: dict[str, Any] = field(default_factory=dict)
+
+
 @dataclass(kw_only=True)
 class RunTask(Task):
     """A task that leaves one run for each experiment: a sweep may do it once for each combination."""
@@ -56,6 +66,14 @@ class RunTask(Task):
 
         A run of a sweep comes with its `claim`; without one a new folder is made.
         """
+
+    def program(self, experiment: Experiment, data: Data) -> Hashable | None:
+        """Runs of a sweep of which this is equal may be done together, by `record_together`; None: each is done alone."""
+        return None
+
+    def record_together(self, members: Sequence[Member], report: Report) -> list[RunFolder]:
+        """Do runs whose `program` is equal; returns their folders, whatever became of each."""
+        return [self.record(member.experiment, member.data, report, member.claim, **member.status) for member in members]
 
     @abc.abstractmethod
     def table(self, statuses: list[dict[str, Any]], first: Sequence[str]) -> Table:
