@@ -99,9 +99,21 @@ def heavy_only_in_functions(module: str, source: str) -> list[str]:
     return [f"{module}:{line} imports {name} at module level" for name, line, _ in found]
 
 
+LOOP = ("exp.training", "exp.loop", "exp.feed", "exp.clock")
+ABOVE_THE_LOOP = ("exp.tracking", "exp.tasks", "exp.experiment", "exp.run_folder", "exp.report", "exp.sweep")
 KNOWS_NOT = {
-    "exp.methods": ("exp.training", "exp.tracking", "exp.tasks", "exp.experiment", "exp.run_folder", "exp.report", "exp.sweep"),
-    "exp.training": (*METHODS, "exp.tracking", "exp.tasks", "exp.experiment", "exp.run_folder", "exp.report", "exp.sweep"),
+    "exp.methods": (
+        "exp.training",
+        "exp.loop",
+        "exp.feed",
+        "exp.tracking",
+        "exp.tasks",
+        "exp.experiment",
+        "exp.run_folder",
+        "exp.report",
+        "exp.sweep",
+    ),
+    **dict.fromkeys(LOOP, (*METHODS, *ABOVE_THE_LOOP)),
     "exp.verification": FORMULAS,
     "exp.experiment": (*METHODS, "exp.tasks", "exp.report", "exp.sweep"),
     "exp.comparison": (*METHODS, "exp.training", "exp.tasks", "exp.sweep", "exp.tracking", "exp.configuration"),
@@ -123,7 +135,7 @@ def methods_know_not_each_other(module: str, source: str) -> list[str]:
 
 def training_names_no_method(module: str, source: str) -> list[str]:
     """Neither by its class nor by its choice (numpy is also the library's name)."""
-    if module != "exp.training":
+    if module not in LOOP:
         return []
     trees = [ast.parse(SOURCES[method]) for method in METHODS]
     classes = {node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
@@ -210,11 +222,11 @@ PLANTED: list[tuple[Rule, str, str]] = [
     (heavy_only_in_functions, "exp.comparison.frame", "import pandas as pd"),
     (heavy_only_in_functions, "exp.comparison.page", "from plotly.offline import get_plotlyjs"),
     (heavy_only_in_functions, "exp.methods.module", "class Net:\n    from torch import nn"),
-    (lower_knows_no_upper, "exp.methods.manual", "from exp.training import train"),
+    (lower_knows_no_upper, "exp.methods.manual", "from exp.loop import train"),
     (lower_knows_no_upper, "exp.methods.base", "from exp import experiment"),
     (lower_knows_no_upper, "exp.methods.module", "def f():\n    import exp.tracking.uploader"),
     (lower_knows_no_upper, "exp.training", "from exp.methods.manual import NumPy"),
-    (lower_knows_no_upper, "exp.training", "from exp.run_folder import RunFolder"),
+    (lower_knows_no_upper, "exp.loop", "from exp.run_folder import RunFolder"),
     (lower_knows_no_upper, "exp.verification.reference", "from exp.losses import SquaredError"),
     (lower_knows_no_upper, "exp.verification.rules", "def f():\n    from exp.optimizers import Adam"),
     (lower_knows_no_upper, "exp.verification.probes", "from exp import activations"),
@@ -227,7 +239,7 @@ PLANTED: list[tuple[Rule, str, str]] = [
     (methods_know_not_each_other, "exp.methods.autograd", "from exp.methods.manual import backward"),
     (methods_know_not_each_other, "exp.methods.autograd", "from . import manual"),
     (training_names_no_method, "exp.training", "def f(method):\n    return isinstance(method, Autograd)"),
-    (training_names_no_method, "exp.training", "def f(choice):\n    return choice == 'tensor'"),
+    (training_names_no_method, "exp.loop", "def f(choice):\n    return choice == 'tensor'"),
     (only_the_edges_open_files, "exp.report", "print(open('x').read())"),
     (only_the_edges_open_files, "exp.sweep.running", "from pathlib import Path\nPath('x').write_text('y')"),
     (only_the_edges_open_files, "exp.tasks.train", "def f(path):\n    path.write_text('y')"),

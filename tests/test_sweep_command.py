@@ -38,7 +38,7 @@ def states(lines: list[str]) -> dict[str, tuple[str, str]]:
     """The table of a plan: by run, its state and why."""
     start = next(number for number, line in enumerate(lines) if re.match(r"state +run +why", line))
     rows = [re.split(r"\s{2,}", line.strip()) for line in lines[start + 1 :]]
-    return {row[1]: (row[0], row[2] if len(row) > 2 else "") for row in rows}
+    return {row[1]: (row[0], row[2] if len(row) > 2 else "") for row in rows if len(row) > 1}
 
 
 def content(folder: Path) -> set[str]:

@@ -18,12 +18,14 @@ from exp.arrays import Array, Place
 from exp.composition import compose
 from exp.configuration import instantiate
 from exp.curve import Curve
+from exp.loop import train
 from exp.losses import MeanSquaredError
 from exp.methods import Formulas, Method
 from exp.metrics import METRICS
 from exp.problems import Data, Split
+from exp.program import Program
 from exp.state import State
-from exp.training import LONGEST_BLOCK, Training, train
+from exp.training import LONGEST_BLOCK, Training
 
 METHODS = sorted(path.stem for path in (Path(__file__).parents[1] / "conf/method").glob("*.yaml"))
 steady = settings(deadline=None, derandomize=True, database=None)
@@ -167,7 +169,8 @@ def split(rows: int) -> Split:
 
 def whole(method: Method, training: Training, valid: Split | None = None) -> Curve:
     """The curve at the end."""
-    *_, curve = train(method, training, Data(split(7), valid), MeanSquaredError(), Place("numpy", "cpu", "float64"))
+    place, data = Place("numpy", "cpu", "float64"), Data(split(7), valid)
+    *_, (curve,) = train(method, [method.export()], [training], [data], MeanSquaredError(), place)
     return curve
 
 
@@ -220,8 +223,9 @@ def test_growing_curve_is_yielded_after_every_block():
     training = Training(steps=120, evaluate_every=50, log_every=50)
     ends = [block.first + block.steps for block in training.blocks(7)]
     place = Place("numpy", "cpu", "float64")
-    growing = train(Scripted([1.0] * 120), training, Data(split(7)), MeanSquaredError(), place)
-    assert [len(curve.train_loss) for curve in growing] == ends == [1, 50, 100, 120]
+    method = Scripted([1.0] * 120)
+    growing = train(method, [method.export()], [training], [Data(split(7))], MeanSquaredError(), place)
+    assert [len(curve.train_loss) for (curve,) in growing] == ends == [1, 50, 100, 120]
 
 
 # Real runs that blow up
@@ -285,9 +289,10 @@ def evaluated(overrides: list[str]) -> Iterator[tuple[Curve, dict[str, np.ndarra
     """The curve, the weights and the data after every block."""
     experiment, _ = instantiate(*compose([*overrides, "precision=fp64", "tracker=none", "device=cpu"]))
     data = experiment.check()
-    _, place = experiment.start(data, experiment.resolve_device())
-    for curve in train(experiment.method, experiment.training, data, experiment.loss, place):
-        yield curve, experiment.method.export().params, data
+    program = Program([experiment], [data])
+    program.start(experiment.resolve_device())
+    for (curve,) in program.train():
+        yield curve, program.export()[0].params, data
 
 
 @pytest.mark.parametrize(

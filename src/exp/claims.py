@@ -27,7 +27,7 @@ _held: list[RunFolder] = []
 
 
 def at_work() -> bool:
-    """Whether this process holds a run that it has claimed."""
+    """Whether this process holds runs that it has claimed."""
     return any(folder.held for folder in _held)
 
 
@@ -63,7 +63,7 @@ class Claims:
             unfinished = self._folder / f".{key}"
             unfinished.write_text(folder.path.name)
             unfinished.replace(self._folder / key)
-        _held[:] = [folder]
+        _held[:] = [*(each for each in _held if each.held), folder]
         return folder
 
     @contextmanager

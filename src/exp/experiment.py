@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from exp.activations import ACTIVATIONS
-from exp.arrays import Place
 from exp.devices import Auto, Device
 from exp.errors import MISSING, InputError, within
 from exp.losses import Loss
-from exp.methods.base import Formulas, Method
+from exp.methods.base import Method
 from exp.network import Network, forward
 from exp.optimizers import Optimizer
 from exp.precisions import Precision
@@ -118,14 +117,6 @@ class Experiment:
         inputs, outputs = data.train.inputs.shape[1], data.train.targets.shape[1]
         params = self.network.initial_params(inputs, outputs, lambda layer: generator(self.network.seed, "network", layer))
         return State(params, self.optimizer.slots(params), np.array(0, dtype=np.int64))
-
-    def start(self, data: Data, device: Device) -> tuple[State, Place]:
-        """Start the method from the seed's initial weights; returns that state, in float64, and where it computes."""
-        state = self.initial_state(data)
-        place = Place(self.method.library, device.torch_name, self.precision.dtype)
-        formulas = Formulas(self.network, self.loss, self.optimizer, self.optimizer.constants())
-        self.method.start(formulas, state, place)
-        return state, place
 
     def dead_units(self, params: dict[str, np.ndarray], data: Data) -> dict[str, int]:
         """The hidden ReLU units of each layer that no row of the training split activates: no gradient reaches them."""

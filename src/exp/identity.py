@@ -15,9 +15,13 @@ LOGGING = ("log_every",)
 """Settings of the training that only say how much is printed."""
 
 
+LOOP = "exp.loop"
+"""The module of the loop that trains them all."""
+
+
 def run_sources(experiment: Experiment) -> dict[str, str]:
     """SHA-256 of the files that define the run: its parts and the loop that trains them."""
-    return sources(modules_of(type(getattr(experiment, part)) for part in PARTS))
+    return sources([*modules_of(type(getattr(experiment, part)) for part in PARTS), LOOP])
 
 
 def identity(experiment: Experiment, data_digest: str) -> str:

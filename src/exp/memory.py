@@ -6,6 +6,7 @@ memory of the run. Where that cannot be done, nothing is said. On a GPU torch co
 """
 
 import ctypes
+import gc
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -36,6 +37,29 @@ def measured(torch_device: str | None) -> Callable[[], dict[str, float]]:
         return found
 
     return taken
+
+
+def free_bytes(torch_device: str) -> int | None:
+    """What is free on a device, "auto" and "cpu" being the host; None where it is not told."""
+    if torch_device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.mem_get_info(torch_device)[0]
+    if torch_device.startswith("mps"):
+        return None
+    with suppress(OSError):
+        found = re.search(r"^MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+        return int(found[1]) * 1024 if found else None
+    return None
+
+
+def release(torch_device: str) -> None:
+    """Let go of what a program that did not fit has left."""
+    gc.collect()
+    if torch_device.startswith("cuda"):
+        import torch
+
+        torch.cuda.empty_cache()
 
 
 def _reset() -> int | None:

@@ -20,6 +20,7 @@ class Report:
         self._title = title
         self._progress: Any = None
         self._said = -1
+        self.begun = False
 
     @property
     def detailed(self) -> bool:
@@ -28,6 +29,7 @@ class Report:
 
     def begin(self, experiment: Experiment, data: Data) -> None:
         """What is about to run, said before anything slow is imported."""
+        self.begun = True
         rows, inputs = data.train.inputs.shape
         widths = " → ".join(map(str, experiment.network.widths(inputs, data.train.targets.shape[1])))
         steps = experiment.training.total_steps(rows)

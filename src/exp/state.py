@@ -47,6 +47,25 @@ class State(NamedTuple):
 
 
 def stack_states(states: Sequence[State]) -> State:
-    """K states of the same shapes, on the host, as one with a leading axis K."""
+    """K states on the host as one with a leading axis K. Smaller tensors are padded behind, with zeros."""
     named = [state.named() for state in states]
-    return State.from_named({name: np.stack([each[name] for each in named]) for name in named[0]})
+    stacked = {}
+    for name, first in named[0].items():
+        shape = tuple(max(sizes) for sizes in zip(*(each[name].shape for each in named), strict=True))
+        stacked[name] = np.zeros((len(named), *shape), dtype=first.dtype)
+        for run, each in enumerate(named):
+            stacked[name][(run, *(slice(size) for size in each[name].shape))] = each[name]
+    return State.from_named(stacked)
+
+
+def unstack_state(stacked: State, states: Sequence[State]) -> list[State]:
+    """The inverse of `stack_states`: K copies, in the shapes of `states`."""
+    arrays = stacked.named()
+
+    def own(run: int, name: str, like: Array) -> Array:
+        return np.array(arrays[name][(run, *(slice(size) for size in like.shape))])
+
+    return [
+        State.from_named({name: own(run, name, array) for name, array in state.named().items()})
+        for run, state in enumerate(states)
+    ]

@@ -72,15 +72,15 @@ def continued(runs: Path | str, keys: list[str]) -> RunFolder | None:
     return None
 
 
-def write_orders(sweep: RunFolder, invocation: str, runs: list[dict[str, Any]]) -> None:
-    """What one invocation plans: another may write the sweep's plan anew while its runs are still waiting."""
-    sweep.write_json(_orders(invocation), {"runs": runs})
+def write_orders(sweep: RunFolder, invocation: str, groups: list[list[dict[str, Any]]]) -> None:
+    """What one invocation plans, in groups that are done together: another may write the sweep's plan anew meanwhile."""
+    sweep.write_json(_orders(invocation), {"groups": groups})
 
 
-def ordered(sweep: Path | str, invocation: str, overrides: list[str]) -> dict[str, Any]:
-    """The run with these overrides, as an invocation planned it."""
-    runs = RunFolder(sweep).read_json(_orders(invocation))["runs"]
-    return next(run for run in runs if run["overrides"] == overrides)
+def ordered(sweep: Path | str, invocation: str, overrides: list[str]) -> list[dict[str, Any]]:
+    """The group whose first run has these overrides, as an invocation planned it."""
+    groups = RunFolder(sweep).read_json(_orders(invocation))["groups"]
+    return next(group for group in groups if group[0]["overrides"] == overrides)
 
 
 def _orders(invocation: str) -> str:

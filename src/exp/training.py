@@ -1,22 +1,14 @@
-"""The one training loop: batches, blocks of steps, reading the losses, evaluation, timing, stopping."""
+"""How long a run is trained and in which batches: its steps, in blocks."""
 
-import hashlib
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
 
-from exp.arrays import Array, Place, get, put, synchronize
-from exp.curve import Curve
 from exp.errors import InputError, require
-from exp.losses import Loss
-from exp.methods.base import Block, Method
-from exp.metrics import METRICS
-from exp.problems import Data
+from exp.methods.base import Block
 from exp.seeds import generator
-from exp.state import State
 
 LONGEST_BLOCK = 100
 """Steps between two looks at the losses, at most: what a run that blew up still computes in vain."""
@@ -100,62 +92,3 @@ def _size(batch: np.ndarray | None) -> int | None:
 
 def _block(first: int, rows: list[np.ndarray | None]) -> Block:
     return Block(first, len(rows), None if rows[0] is None else np.stack([batch for batch in rows if batch is not None]))
-
-
-def train(method: Method, training: Training, data: Data, loss: Loss, place: Place) -> Iterator[Curve]:
-    """Train a started method; yields the growing curve after every block, the whole one last.
-
-    `train/loss` at step t is the loss before update t. Stops at the end of the block in which it is not finite.
-    """
-    curve, rows_sha = Curve(), hashlib.sha256()
-    x, y = put(data.train.inputs, place), put(data.train.targets, place)
-    valid_x = put(data.valid.inputs, place) if data.valid else None
-    samples = len(data.train.inputs)
-    total, cadence = training.total_steps(samples), training.evaluation_cadence(samples)
-    for block in training.blocks(samples):
-        if block.first == 0:
-            _evaluate(curve, 0, method, data, valid_x, loss)
-        synchronize(place)
-        started = time.perf_counter()
-        losses = get(method.steps(x, y, block, place)).astype(np.float64)  # (steps,): waits for the device
-        synchronize(place)
-        curve.block_seconds.append(time.perf_counter() - started)
-        curve.block_steps.append(block.steps)
-        for batch in block.rows if block.rows is not None else ():
-            rows_sha.update(f"{len(batch)} ".encode() + batch.astype("<i8").tobytes())
-        curve.rows_digest = None if block.rows is None else rows_sha.hexdigest()
-        done = block.first + block.steps
-        finite = np.isfinite(losses)
-        if not finite.all():
-            losses = losses[: np.argmin(finite)]
-            curve.blew_up_at_step = block.first + len(losses)
-            curve.first_not_finite = "the loss itself, of weights that were finite" if training.watch_finite else None
-        elif done == total or training.watch_finite:
-            state = method.export()
-            curve.first_not_finite = _first_not_finite(state)
-            if curve.first_not_finite in state.params:  # an infinite slot may stay harmless
-                curve.blew_up_at_step = done
-        curve.train_loss.extend(losses.tolist())
-        curve.train_time.extend([time.time()] * len(losses))
-        if curve.blew_up_at_step is None and (done % cadence == 0 or done == total):
-            _evaluate(curve, done, method, data, valid_x, loss)
-        yield curve
-        if curve.blew_up_at_step is not None:
-            return
-
-
-def _first_not_finite(state: State) -> str | None:
-    """The first tensor of the state that holds something not finite; parameters come before slots."""
-    return next((name for name, array in state.named().items() if not np.isfinite(array).all()), None)
-
-
-def _evaluate(curve: Curve, step: int, method: Method, data: Data, valid_x: Array | None, loss: Loss) -> None:
-    """Loss and metric on the validation split after `step` updates, computed in float64 on the host."""
-    if data.valid is None:
-        return
-    prediction = get(method.predict(valid_x)).astype(np.float64)
-    target = data.valid.targets
-    curve.valid_step.append(step)
-    curve.valid_time.append(time.time())
-    curve.valid.setdefault("loss", []).append(float(loss.value(prediction, target)))
-    curve.valid.setdefault(data.metric, []).append(METRICS[data.metric](prediction, target))

@@ -12,6 +12,8 @@ from exp.state import State
 class Autograd(ArrayMethod):
     """A training step whose gradient is taken by automatic differentiation."""
 
+    stacks = True
+
     def transition(self, state: State, x: Array, y: Array) -> tuple[Array, State]:
         import torch
 

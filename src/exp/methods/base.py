@@ -40,9 +40,13 @@ class Formulas:
 
 @dataclass(kw_only=True)
 class Method(abc.ABC):
-    """One implementation of a training step. `library` says whose arrays it computes with: "numpy" or "torch"."""
+    """One implementation of a training step. `library` says whose arrays it computes with: "numpy" or "torch".
+
+    `stacks` says that leading axes are runs: started with a stack of K states and constants (K,), it trains K runs.
+    """
 
     library: ClassVar[str] = "torch"
+    stacks: ClassVar[bool] = False
 
     def unsupported(self, *, device: str, precision: str, network: Network, loss: Loss, optimizer: Optimizer) -> str | None:
         """Why this combination cannot run, in a sentence that names what would; None where it can.

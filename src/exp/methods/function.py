@@ -18,6 +18,8 @@ from exp.state import State
 class Function(ArrayMethod):
     """A training step of layers that bring their own derivative, the way an own kernel is brought to torch."""
 
+    stacks = True
+
     def transition(self, state: State, x: Array, y: Array) -> tuple[Array, State]:
         import torch
 

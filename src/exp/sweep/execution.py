@@ -1,7 +1,7 @@
-"""One run of a sweep, wherever it is done: claimed, built, recorded. Raises nothing but what interrupts."""
+"""Runs of a sweep, wherever they are done: claimed, built, recorded. Raises nothing but what interrupts."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from exp.report import Report
 from exp.run_folder import RunFolder
 from exp.sweep.planning import Rule
 from exp.sweep_folder import UNSTARTED, Stop
-from exp.tasks.base import RunTask
+from exp.tasks.base import Member, RunTask
 from exp.tasks.recording import beating, record_failure
 
 Ready = tuple[Experiment, RunTask, Data]
@@ -30,6 +30,7 @@ class Order:
     sweep: str
     rule: Rule
     fail_fast: bool
+    fuse: str
     elsewhere: bool
     tracking: dict[str, str] | None
 
@@ -46,42 +47,65 @@ class Order:
         return Claims(Path(self.sweep).parents[1])
 
 
-def execute(order: Order, planned: dict[str, Any], ready: Callable[[], Ready], report: Report, *, uploads: bool) -> bool:
-    """Do a run of the plan; False where it is not ours to do: told to stop, or another process has it.
+def execute(
+    order: Order,
+    planned: Sequence[dict[str, Any]],
+    ready: Callable[[dict[str, Any]], Ready],
+    report: Report,
+    *,
+    uploads: bool,
+) -> list[str]:
+    """Do runs of the plan together; returns the keys of those that were ours to do: not told to stop, no other process had it.
 
-    `ready` builds it, and raises for what cannot be done (here).
+    `ready` builds one, and raises for what cannot be done (here).
     """
     stop = order.stop
-    if stop.told():
-        return False
-    own = {key: planned[key] for key in ("key", "factors", "colour")}
-    own |= {"sweep": Path(order.sweep).name, "invocation": order.invocation}
-    begun = {"status": "RUNNING", "started": time.time(), "ended": None, "tracking": order.tracking}
-    begun |= {"name": planned["name"], "choices": planned["choices"]}
-    folder = order.claims.take(planned["key"], own | begun, order.rule.again)
-    if folder is None:
-        return False
-    with beating(folder, lambda: stop.told() not in ("", UNSTARTED)):
-        try:
-            experiment, task, data = ready()
-        except (Exception, SystemExit) as error:
-            report.say(f"failed: {record_failure(folder, error)}")
-            folder.release()
-        except BaseException:
-            folder.update_status(status="KILLED", ended=time.time())
-            folder.release()
-            raise
-        else:
-            experiment.name = planned["name"]
-            task.record(experiment, data, report, Claim(folder, uploads), **own)
-    if order.fail_fast and folder.status()["status"] == "FAILED":
+    held: list[tuple[dict[str, Any], dict[str, Any], RunFolder]] = []
+    for entry in planned:
+        if stop.told():
+            break
+        own = {key: entry[key] for key in ("key", "factors", "colour")}
+        own |= {"sweep": Path(order.sweep).name, "invocation": order.invocation}
+        begun = {"status": "RUNNING", "started": time.time(), "ended": None, "tracking": order.tracking}
+        begun |= {"name": entry["name"], "choices": entry["choices"]}
+        if (folder := order.claims.take(entry["key"], own | begun, order.rule.again)) is not None:
+            held.append((entry, own, folder))
+    folders = [folder for _, _, folder in held]
+    with beating(folders, lambda: stop.told() not in ("", UNSTARTED)):
+        members, task = [], None
+        for entry, own, folder in held:
+            try:
+                experiment, task, data = ready(entry)
+            except (Exception, SystemExit) as error:
+                report.say(f"failed: {record_failure(folder, error)}")
+                folder.release()
+            except BaseException:
+                _killed(folders)
+                raise
+            else:
+                experiment.name = entry["name"]
+                members.append(Member(experiment, data, Claim(folder, uploads), own))
+        if members and task is not None:
+            task.record_together(members, report)
+    if order.fail_fast and any(folder.status()["status"] == "FAILED" for folder in folders):
         stop.tell(UNSTARTED)
-    return True
+    return [entry["key"] for entry, _, _ in held]
 
 
-def checked(order: Order, planned: dict[str, Any], experiment: Experiment, task: RunTask) -> Ready:
-    """A run that was built anew in another process. Raises `RuntimeError` where it is not any more what was planned."""
-    data = experiment.check()
+def _killed(folders: Sequence[RunFolder]) -> None:
+    for folder in folders:
+        if folder.status()["status"] == "RUNNING":
+            folder.update_status(status="KILLED", ended=time.time())
+        folder.release()
+
+
+def checked(order: Order, planned: dict[str, Any], experiment: Experiment, task: RunTask, loaded: dict[str, Data]) -> Ready:
+    """A run that was built anew in another process; runs of one problem share its data, which is `loaded` once.
+
+    Raises `RuntimeError` where it is not any more what was planned.
+    """
+    data = experiment.check(loaded.get(repr(experiment.problem)))
+    loaded[repr(experiment.problem)] = data
     if not order.elsewhere:
         experiment.resolve_device()
     if task_identity(identity(experiment, data.digest()), task) != planned["key"]:

@@ -3,18 +3,28 @@
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from exp.interruption import Terminated, told_first
 from exp.report import Report
+from exp.run_folder import RunFolder
 from exp.sweep.execution import Order, Ready, execute, lost
+from exp.sweep.grouping import grouped
 from exp.sweep.planning import Entry
 from exp.sweep.watching import Watch
-from exp.sweep_folder import KILLED
+from exp.sweep_folder import KILLED, write_orders
 
-Launch = Callable[[Order, list[list[str]]], None]
-"""Do the runs with these overrides, in other processes; returns when they are over, or raises when some died."""
+
+@dataclass(frozen=True)
+class Launch:
+    """Other processes. `start` does groups of runs there, told by the overrides of the first of each; it returns when they are
+    over, or raises when some died. `workers`: how many groups are done at once, as far as that is known."""
+
+    start: Callable[[Order, list[list[str]]], None]
+    workers: int = 1
+
 
 POLL_SECONDS = 0.5
 DEATHS = 2
@@ -38,44 +48,54 @@ def do_all(order: Order, entries: list[Entry], planned: dict[str, dict[str, Any]
         if not chosen:  # other processes do what is left
             time.sleep(POLL_SECONDS)
         elif launch is None:
-            for entry in chosen:
-                _here(order, entry, planned[entry.key], entries)
+            for group in grouped(chosen, order.fuse, deaths):
+                _here(order, group.entries, planned, entries)
         else:
-            _elsewhere(order, chosen, launch, entries)
+            groups = grouped(chosen, order.fuse, deaths, elsewhere=order.elsewhere, workers=launch.workers)
+            _elsewhere(order, [group.entries for group in groups], planned, launch, entries)
             in_vain = in_vain + 1 if [_latest(order, entry) for entry in chosen] == before else 0
             if in_vain == LAUNCHES and not order.stop.told():
                 raise RuntimeError(f"the launcher does not start {chosen[0].name}; its own output says why")
-        for entry in chosen:
-            _settle(order, entry, deaths)
+        if died := [entry.name for entry in chosen if _died(order, entry, deaths)]:
+            others = f" and {len(died) - 1} more" if len(died) > 1 else ""
+            Report().say(f"the process of {died[0]}{others} died; {'each' if others else 'it'} is tried once more, alone")
         pending = [entry for entry in pending if not _over(order, entry, deaths)]
 
 
-def _here(order: Order, entry: Entry, planned: dict[str, Any], entries: list[Entry]) -> None:
-    """Do a run in this process, unless another has begun it meanwhile."""
-    if order.stop.told() or _busy(order, entry):
+def _here(order: Order, group: list[Entry], planned: dict[str, dict[str, Any]], entries: list[Entry]) -> None:
+    """Do a group in this process, but for what another has begun meanwhile."""
+    group = [entry for entry in group if entry.ready and not _busy(order, entry)]
+    if order.stop.told() or not group:
         return
-    assert entry.ready is not None
-    ready, entry.ready = entry.ready, None  # its weights are not kept
-    report = Report(title=f"{entries.index(entry) + 1}/{len(entries)} {entry.name}")
+    number = f"{entries.index(group[0]) + 1}/{len(entries)} {group[0].name}"
+    report = Report(title=number + (f" … {group[-1].name}: {len(group)} runs in one program" if len(group) > 1 else ""))
+    of_key = {entry.key: entry.ready for entry in group if entry.ready}
 
-    def begun() -> Ready:
-        report.begin(ready[0], ready[2])
-        return ready
+    def ready(entry: dict[str, Any]) -> Ready:
+        found = of_key[entry["key"]]
+        if not report.begun:
+            report.begin(found[0], found[2])
+        return found
 
-    if not execute(order, planned, begun, report, uploads=True):
-        entry.ready = ready
+    done = execute(order, [planned[entry.key] for entry in group], ready, report, uploads=True)
+    for entry in group:
+        if entry.key in done:
+            entry.ready = None  # its weights are not kept
 
 
-def _elsewhere(order: Order, chosen: list[Entry], launch: Launch, entries: list[Entry]) -> None:
+def _elsewhere(
+    order: Order, groups: list[list[Entry]], planned: dict[str, dict[str, Any]], launch: Launch, entries: list[Entry]
+) -> None:
     """Launch, and say meanwhile what becomes of the runs. Told to stop, it tells them, and returns when they have."""
 
     def end() -> None:
         order.stop.tell(KILLED)
         Report().say("ending the runs; Ctrl-C again does not wait")
 
+    write_orders(RunFolder(order.sweep), order.invocation, [_ordered(group, planned) for group in groups])
     with Watch(order, entries), told_first(end):
         try:
-            launch(order, [entry.overrides for entry in chosen])
+            launch.start(order, [group[0].overrides for group in groups])
         except SystemExit:  # of Ray, which takes SIGTERM for itself
             order.stop.tell(KILLED)
             raise Terminated from None
@@ -83,17 +103,23 @@ def _elsewhere(order: Order, chosen: list[Entry], launch: Launch, entries: list[
             Report().say(f"the launcher ended early: {' '.join(f'{type(error).__name__}: {error}'.split())[:200]}")
 
 
-def _settle(order: Order, entry: Entry, deaths: Counter[str]) -> None:
-    """Note a run that ended without saying so. One that never began is not to blame: the death of another kept it from it."""
+def _ordered(group: list[Entry], planned: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """What other processes must know of a group: the launcher composes its first run, the others come composed."""
+    first, *others = group
+    return [planned[first.key], *(planned[e.key] | {"config": e.ready[0].config} for e in others if e.ready)]
+
+
+def _died(order: Order, entry: Entry, deaths: Counter[str]) -> bool:
+    """Whether a run is to be tried again, for it ended without saying so. One that never began is not to blame."""
     folder = order.claims.latest(entry.key)
     if folder is None or not _ours(order, entry) or folder.status()["status"] != "RUNNING" or folder.alive:
-        return
+        return False
     deaths[entry.key] += 1
-    if deaths[entry.key] < DEATHS:
-        folder.revise(status="KILLED", ended=time.time())
-        Report().say(f"the process of {entry.name} died; it is tried once more, alone")
-    else:
+    if deaths[entry.key] == DEATHS:
         lost(order, folder, "its process died twice (killed by the system, perhaps for its memory?)")
+        return False
+    folder.revise(status="KILLED", ended=time.time())
+    return True
 
 
 def running_here(order: Order, entry: Entry) -> bool:

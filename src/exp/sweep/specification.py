@@ -14,6 +14,7 @@ from exp.expression import Condition, require_readable
 from exp.override_text import meaning, value_text
 
 RERUN = ("missing", "failed", "all")
+FUSE = ("auto", "off")
 SHARED = ("sweep", "task", "runs", "name", "tracker", "hydra")
 """What all runs of a sweep have in common."""
 
@@ -65,10 +66,14 @@ class Sweep:
     """What runs again: missing: nothing that ran; failed: what failed; all: everything."""
     fail_fast: bool = False
     """Stop at the first failure."""
+    fuse: str = "auto"
+    """Runs that differ in numbers only, as one program: auto: where that pays; off: never; a number: so many at most."""
 
     def __post_init__(self) -> None:
         require(self.repeats >= 1, "repeats", self.repeats, "a whole number >= 1")
         require_choice("rerun", self.rerun, RERUN)
+        at_most = re.fullmatch(r"\d+", self.fuse) and int(self.fuse) >= 2
+        require(at_most or self.fuse in FUSE, "fuse", self.fuse, "auto, off, or how many runs at most, a whole number >= 2")
         whole = self.whole()
         for number, part in enumerate(self.parts()):
             for name, described in (("grid", part.grid), ("zip", part.zip)):

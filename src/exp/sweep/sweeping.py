@@ -14,10 +14,11 @@ from exp.report import Report
 from exp.run_folder import RunFolder, mark_killed
 from exp.sweep.conclusion import conclude
 from exp.sweep.execution import Order
+from exp.sweep.grouping import grouped, rules
 from exp.sweep.planning import DONE, EXCLUDED, INVALID, NEW, RETRY, RUNNING, UNSUPPORTED, Entry, Plan, Rule, look_back, new_name
 from exp.sweep.running import Launch, do_all, running_here
 from exp.sweep.specification import Sweep
-from exp.sweep_folder import KILLED, begin_sweep, continued, new_sweep, plan_of, runs_of, write_orders
+from exp.sweep_folder import KILLED, begin_sweep, continued, new_sweep, plan_of, runs_of
 from exp.tracking.uploader import shared_uploader
 
 SHOWN = 20
@@ -49,6 +50,9 @@ def sweep(plan: Plan, chosen: Sweep, launch: Launch | None, *, elsewhere: bool =
     )
     look_back(plan.runs, claims, rule)
     _show(plan, report, whole=chosen.plan)
+    todo = [entry for entry in plan.runs if entry.state in (NEW, RETRY)]
+    for line in rules(grouped(todo, chosen.fuse, elsewhere=elsewhere, workers=launch.workers if launch else 1)):
+        report.say(line)
     if invalid:
         raise _invalid(plan, invalid)
     if not plan.runs:
@@ -61,6 +65,7 @@ def sweep(plan: Plan, chosen: Sweep, launch: Launch | None, *, elsewhere: bool =
         sweep=str(folder.path.absolute()),
         rule=rule,
         fail_fast=chosen.fail_fast,
+        fuse=chosen.fuse,
         elsewhere=elsewhere,
         tracking=plan.runs[0].ready[0].tracker.address() if plan.runs[0].ready else None,
     )
@@ -100,7 +105,6 @@ def _opened(plan: Plan, claims: Claims, rule: Rule, *, new: bool) -> tuple[RunFo
         content = {"factors": plan.swept, "runs": list(planned.values()), "skipped": skipped}
         begun = {"since": rule.since, "active_since": rule.began, "command": _command()}
         begin_sweep(folder, content, **begun, tracking=first[0].tracker.address())
-        write_orders(folder, rule.invocation, content["runs"])
     return folder, planned
 
 

@@ -1,7 +1,7 @@
 """The contract of a task."""
 
 import abc
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,14 @@ class Task(abc.ABC):
     def recorded(self, runs: str) -> RecordedConfig | None:
         """What a run under `runs` recorded, to be used in place of what was composed; None: what was composed."""
         return None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that are done together, by their numbers in a list of runs; and the rule by which they are."""
+
+    runs: list[int]
+    rule: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,12 +75,17 @@ class RunTask(Task):
         A run of a sweep comes with its `claim`; without one a new folder is made.
         """
 
-    def program(self, experiment: Experiment, data: Data) -> Hashable | None:
-        """Runs of a sweep of which this is equal may be done together, by `record_together`; None: each is done alone."""
-        return None
+    def groups(
+        self, runs: Sequence[tuple[Experiment, Data]], fuse: str, *, elsewhere: bool = False, workers: int = 1
+    ) -> list[Group]:
+        """Which runs of a sweep are done together, by `record_together`: all of them, each in one group.
+
+        `fuse` is `sweep.fuse`; `elsewhere`: they are done on machines unknown to this one; `workers`: so many groups at once.
+        """
+        return [Group([number]) for number in range(len(runs))]
 
     def record_together(self, members: Sequence[Member], report: Report) -> list[RunFolder]:
-        """Do runs whose `program` is equal; returns their folders, whatever became of each."""
+        """Do the runs of a group; returns their folders, whatever became of each."""
         return [self.record(member.experiment, member.data, report, member.claim, **member.status) for member in members]
 
     @abc.abstractmethod

@@ -3,17 +3,17 @@
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from exp.claims import Claim
 from exp.experiment import Experiment
 from exp.interruption import interrupted, terminate
+from exp.memory import release
 from exp.report import Report
 from exp.run_folder import RunFolder, mark_killed
-from exp.tasks.base import RunTask
+from exp.tasks.base import Member, RunTask
 from exp.tracking.links import follow_up
 from exp.tracking.uploader import shared_uploader
 
@@ -23,53 +23,78 @@ KILLED_PATIENCE_SECONDS = 5.0
 HEARTBEAT_SECONDS = 0.5
 """How often a run says that it is alive, and asks whether it is to stop."""
 
-Work = Callable[[RunFolder, str, Callable[[], None]], dict[str, Any]]
-"""Given the folder, the device as torch names it, and a function that sends what is new: what the status says at the end."""
+Work = Callable[[Sequence[Member], Sequence[RunFolder], str, Callable[[], None]], Sequence[dict[str, Any]]]
+"""Given runs, their folders, the device as torch names it, and a function that sends what is new: what each status says at
+the end. Raises for all of them."""
 
 
-def recorded(experiment: Experiment, report: Report, work: Work, claim: Claim | None = None, **status: Any) -> RunFolder:
-    """Do the work for a checked experiment and return its folder, whatever became of the run.
+def recorded(members: Sequence[Member], report: Report, work: Work, **status: Any) -> list[RunFolder]:
+    """Do the work for checked experiments and return their folders, whatever became of the runs. `status` goes into each.
 
-    An error of the run itself is recorded (FAILED) and said; Ctrl-C and SIGTERM are recorded (KILLED) and raised again.
+    Where the work of several raises (for want of memory, say), it is done in two halves. An error of a run itself is
+    recorded (FAILED) and said; Ctrl-C and SIGTERM are recorded (KILLED) and raised again.
     """
-    address = experiment.tracker.address() if claim is None or claim.uploads else None
+    first, claim = members[0].experiment, members[0].claim
+    address = first.tracker.address() if claim is None or claim.uploads else None
     if address:
         shared_uploader().open(address["uri"])  # while this process imports torch
-    device = experiment.resolve_device()
-    folder = claim.folder if claim else RunFolder.create(experiment.runs, experiment.name)
+    for member in members:
+        member.experiment.resolve_device()
+    device = first.device.torch_name
+    folders = [
+        member.claim.folder if member.claim else RunFolder.create(first.runs, member.experiment.name) for member in members
+    ]
 
     def send() -> None:
-        if address:
+        for folder in folders if address else ():
             shared_uploader().send(folder.path)
 
-    try:
-        folder.write_config(experiment.config)
-        folder.update_status(**begun(experiment), **status)
-        send()
+    def done(part: slice) -> None:
         try:
-            with nullcontext() if claim else beating(folder, lambda: False):
-                ended = work(folder, device.torch_name, send)
+            ended = work(members[part], folders[part], device, send)
         except (Exception, SystemExit) as error:  # a method that leaves Python has failed, whatever code it leaves with
             report.end()
-            report.say(f"failed: {record_failure(folder, error)}")
+            if part.stop - part.start == 1:
+                report.say(f"failed: {record_failure(folders[part.start], error)}")
+                return
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            report.say(f"the program of {part.stop - part.start} runs: {reason}; they are done in two halves")
         else:
-            folder.update_status(ended=time.time(), **ended)
+            for folder, said in zip(folders[part], ended, strict=True):
+                folder.update_status(ended=time.time(), **said)
+            return
+        release(device)
+        half = (part.start + part.stop) // 2
+        done(slice(part.start, half))
+        done(slice(half, part.stop))
+
+    try:
+        for member, folder in zip(members, folders, strict=True):
+            folder.write_config(member.experiment.config)
+            folder.update_status(**begun(member.experiment), **member.status, **status)
+        send()
+        with nullcontext() if claim else beating(folders, lambda: False):
+            done(slice(0, len(members)))
     except BaseException as error:
         report.end()
-        if not interrupted(error):  # a status that could not be written
-            folder.update_status(status="FAILED", ended=time.time(), error=f"{type(error).__name__}: {error}")
-        else:
-            folder.update_status(status="KILLED", ended=time.time())
-            report.say(f"killed; what was done is recorded in {folder.path}")
+        left = [folder for folder in folders if folder.status().get("status") == "RUNNING"]
+        killed = {"status": "KILLED"}
+        failed = {"status": "FAILED", "error": f"{type(error).__name__}: {error}"}  # a status that could not be written
+        for folder in left:
+            folder.update_status(ended=time.time(), **(killed if interrupted(error) else failed))
+        if interrupted(error):
+            report.say(f"killed; what was done is recorded in {', '.join(str(folder.path) for folder in left[:3])}")
             send()
             if address:
-                shared_uploader().wait([str(folder.path.absolute())], address["uri"], at_most=KILLED_PATIENCE_SECONDS)
+                paths = [str(folder.path.absolute()) for folder in left]
+                shared_uploader().wait(paths, address["uri"], at_most=KILLED_PATIENCE_SECONDS)
         raise
     finally:
         report.end()
-        folder.release()
+        for folder in folders:
+            folder.release()
     send()
-    return folder
+    return folders
 
 
 def begun(experiment: Experiment) -> dict[str, Any]:
@@ -88,13 +113,14 @@ def record_failure(folder: RunFolder, error: BaseException) -> str:
 
 
 @contextmanager
-def beating(folder: RunFolder, told_to_end: Callable[[], bool]) -> Iterator[None]:
-    """Meanwhile a thread says that the run is alive, and ends it where that was told."""
+def beating(folders: Sequence[RunFolder], told_to_end: Callable[[], bool]) -> Iterator[None]:
+    """Meanwhile a thread says that the runs are alive, and ends them where that was told."""
     over = threading.Event()
 
     def beat() -> None:
         while not over.wait(HEARTBEAT_SECONDS):
-            folder.beat()
+            for folder in folders:
+                folder.beat()
             if told_to_end():
                 terminate()
                 return

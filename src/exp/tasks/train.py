@@ -1,5 +1,6 @@
-"""task=train: train the method once, keep everything in the run folder, tell MLflow."""
+"""task=train: train the method, keep everything in the run folder, tell MLflow; several runs of a sweep as one program."""
 
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,21 +11,24 @@ from typing import Any
 from exp.claims import Claim
 from exp.conditions import controlled
 from exp.curve import Curve
+from exp.devices import Device
 from exp.environment import environment
 from exp.experiment import Experiment
+from exp.fusion import groups
 from exp.identity import run_sources
 from exp.judgement import remembered
 from exp.memory import measured
 from exp.naming import short
 from exp.problems import Data
+from exp.program import Program
 from exp.report import Report
 from exp.run_folder import RunFolder, Verdicts
 from exp.seeds import digest
+from exp.state import State
 from exp.summary import cell, metrics, valid_columns
-from exp.tasks.base import RunTask, Table
+from exp.tasks.base import Group, Member, RunTask, Table
 from exp.tasks.recording import alone, recorded
 from exp.tasks.verify import verdict_status
-from exp.training import train
 
 FLUSH_SECONDS = 2.0
 """How often a running curve is written, and sent on."""
@@ -40,7 +44,15 @@ class Train(RunTask):
     def record(
         self, experiment: Experiment, data: Data, report: Report, claim: Claim | None = None, **status: Any
     ) -> RunFolder:
-        return recorded(experiment, report, partial(_train, experiment, data, report), claim, **status, task="train")
+        return self.record_together([Member(experiment, data, claim, status)], report)[0]
+
+    def groups(
+        self, runs: Sequence[tuple[Experiment, Data]], fuse: str, *, elsewhere: bool = False, workers: int = 1
+    ) -> list[Group]:
+        return groups(runs, fuse, elsewhere=elsewhere, workers=workers)
+
+    def record_together(self, members: Sequence[Member], report: Report) -> list[RunFolder]:
+        return recorded(members, report, partial(_train, report), task="train")
 
     def table(self, statuses: list[dict[str, Any]], first: Sequence[str]) -> Table:
         valid = valid_columns(statuses)
@@ -68,39 +80,92 @@ def _ranked(statuses: list[dict[str, Any]], valid: list[str]) -> list[dict[str, 
 
 
 def _train(
-    experiment: Experiment, data: Data, report: Report, folder: RunFolder, torch_device: str, send: Callable[[], None]
-) -> dict[str, Any]:
-    """The run proper; returns what its status says of it at the end."""
-    library = experiment.method.library
-    with controlled(experiment.threads, library, experiment.precision, torch_device) as conditions:
-        memory = measured(torch_device if library == "torch" else None)
-        state, place = experiment.start(data, experiment.device)
-        digests = {"data": data.digest(), "weights": digest(state.params)}
-        folder.update_status(digests=digests)
-        folder.write_state("initial", state)
-        folder.write_json("problem.json", _problem(data))
-        described = environment(torch_device if library == "torch" else None) | {"conditions": conditions}
-        described["sources"] = run_sources(experiment)
-        folder.write_json("environment.json", described)
+    report: Report,
+    members: Sequence[Member],
+    folders: Sequence[RunFolder],
+    torch_device: str,
+    send: Callable[[], None],
+) -> list[dict[str, Any]]:
+    """The runs proper, as one program; returns what the status of each says of it at the end.
+
+    Raises `Disagreement` for a program in which a run was not what it is alone.
+    """
+    program = Program([member.experiment for member in members], [member.data for member in members])
+    first = members[0].experiment
+    library = first.method.library
+    used = torch_device if library == "torch" else None
+    with controlled(first.threads, library, first.precision, torch_device) as conditions:
+        memory = measured(used)
+        initial, _ = program.start(first.device)
+        described = environment(used) | {"conditions": conditions, "sources": run_sources(first)}
+        digests = []
+        for member, folder, state in zip(members, folders, initial, strict=True):
+            digests.append({"data": member.data.digest(), "weights": digest(state.params)})
+            folder.update_status(digests=digests[-1])
+            folder.write_state("initial", state)
+            folder.write_json("problem.json", _problem(member.data))
+            folder.write_json("environment.json", described)
         flushed = time.monotonic()
-        curve = Curve()
+        curves = [Curve() for _ in members]
         try:
-            for curve in train(experiment.method, experiment.training, data, experiment.loss, place):
-                report.progress(curve)
+            for curves in program.train():
+                report.progress(next((curve for curve in curves if curve.blew_up_at_step is None), curves[0]))
                 if time.monotonic() - flushed > FLUSH_SECONDS:
-                    folder.write_curve(curve.arrays())
+                    _write_curves(folders, curves)
                     send()
                     flushed = time.monotonic()
         finally:  # also of a run that failed or was killed
             report.end()
-            folder.write_curve(curve.arrays())
-        taken = memory()
-        final = experiment.method.export()
-    said = {"status": "FINISHED", "metrics": metrics(curve) | taken, "first_loss": next(iter(curve.train_loss), None)}
+            _write_curves(folders, curves)
+        taken = {name: value / len(members) for name, value in memory().items()}
+        finals = program.export()
+        said = [taken | metrics(curve) for curve in curves]
+        together = _checked(program, folders, curves, first.device) if len(members) > 1 else {}
+    return [
+        _ended(report, member, folder, curve, final, own, numbers, torch_device, several=len(members) > 1) | together
+        for member, folder, curve, final, own, numbers in zip(members, folders, curves, finals, digests, said, strict=True)
+    ]
+
+
+class Disagreement(Exception):
+    """A run in a program was not what it is alone."""
+
+
+def _checked(program: Program, folders: Sequence[RunFolder], curves: Sequence[Curve], device: Device) -> dict[str, Any]:
+    """What all runs of a program say of it: its size, and how one of them, taken at random, compares with itself alone."""
+    run = secrets.randbelow(len(curves))
+    found = program.compared_alone(run, curves[run], device)
+    if not found.agrees:
+        raise Disagreement(f"{folders[run].path.name} is not what it is alone: {found}")
+    checked = {"run": folders[run].path.name, **found.as_json()}
+    return {"program": {"first": folders[0].path.name, "runs": len(curves), "checked": checked}}
+
+
+def _write_curves(folders: Sequence[RunFolder], curves: Sequence[Curve]) -> None:
+    for folder, curve in zip(folders, curves, strict=True):
+        folder.write_curve(curve.arrays())
+
+
+def _ended(
+    report: Report,
+    member: Member,
+    folder: RunFolder,
+    curve: Curve,
+    final: State,
+    digests: dict[str, str],
+    numbers: dict[str, float],
+    torch_device: str,
+    *,
+    several: bool,
+) -> dict[str, Any]:
+    """What the status of one run says at the end; what a person should know is said, with its name where there are several."""
+    experiment, data = member.experiment, member.data
+    which = f"{experiment.name}: " if several else ""
+    said = {"status": "FINISHED", "metrics": numbers, "first_loss": next(iter(curve.train_loss), None)}
     if experiment.training.verify:
         verdict = remembered(experiment, data, torch_device, Verdicts(experiment.runs))
         folder.write_json("verdict.json", {**experiment.choices, **verdict.as_json()})
-        report.say(f"verdict: {verdict.line}")
+        report.say(f"{which}verdict: {verdict.line}")
         judged = verdict_status(verdict, experiment)
         said |= judged | {"metrics": said["metrics"] | judged["metrics"]}
     if curve.rows_digest:
@@ -108,15 +173,15 @@ def _train(
     if curve.blew_up_at_step is not None:
         tensor = f"; first not finite: {curve.first_not_finite}" if curve.first_not_finite else ""
         smaller = f"try optimizer.lr={short(experiment.optimizer.lr / 10)}"
-        report.say(f"blew up: loss not finite from step {curve.blew_up_at_step}{tensor}; {smaller}")
+        report.say(f"{which}blew up: loss not finite from step {curve.blew_up_at_step}{tensor}; {smaller}")
         return said | {"blew_up_at_step": curve.blew_up_at_step, "not_finite": curve.first_not_finite}
     folder.write_state("final", final)
     dead = experiment.dead_units(final.params, data)
     for (layer, count), units in zip(dead.items(), experiment.network.hidden, strict=False):
         if 2 * count >= units:
-            which = f"all {units} hidden units of {layer} died: no sample of the training split activates any"
+            all_of = f"all {units} hidden units of {layer} died: no sample of the training split activates any"
             some = f"{count} of {units} hidden units of {layer} died: no sample of the training split activates them"
-            report.say(f"{which if count == units else some}; try a smaller optimizer.lr")
+            report.say(f"{which}{all_of if count == units else some}; try a smaller optimizer.lr")
     return said | {"dead_units": {layer: count for layer, count in dead.items() if count}}
 
 

@@ -20,7 +20,7 @@ from exp.report import Report
 from exp.run_folder import RunFolder
 from exp.seeds import digest
 from exp.summary import cell
-from exp.tasks.base import RunTask, Table
+from exp.tasks.base import Member, RunTask, Table
 from exp.tasks.recording import alone, recorded
 from exp.verification.verdict import EXIT_CODES, UNDECIDED, UNSUPPORTED, Verdict
 
@@ -48,11 +48,19 @@ class Verify(RunTask):
         self, experiment: Experiment, data: Data, report: Report, claim: Claim | None = None, **status: Any
     ) -> RunFolder:
         report.end()  # nothing of a verification is worth a bar
-        return recorded(experiment, report, partial(self._verify, experiment, data, report), claim, **status, task="verify")
+        member = Member(experiment, data, claim, status)
+        return recorded([member], report, partial(self._verify, report), task="verify")[0]
 
     def _verify(
-        self, experiment: Experiment, data: Data, report: Report, folder: RunFolder, device: str, send: Callable[[], None]
-    ) -> dict[str, Any]:
+        self,
+        report: Report,
+        members: Sequence[Member],
+        folders: Sequence[RunFolder],
+        device: str,
+        send: Callable[[], None],
+    ) -> list[dict[str, Any]]:
+        (member,), (folder,) = members, folders
+        experiment, data = member.experiment, member.data
         with conditions(experiment, device) as set_conditions:
             state = experiment.initial_state(data)
             digests = {"data": data.digest(), "weights": digest(state.params)}
@@ -68,7 +76,7 @@ class Verify(RunTask):
             folder.write_curve(_curves(verdict))
         if report.detailed:
             _say_details(report, verdict)
-        return {"status": "FINISHED", "digests": digests, **verdict_status(verdict, experiment)}
+        return [{"status": "FINISHED", "digests": digests, **verdict_status(verdict, experiment)}]
 
     def table(self, statuses: list[dict[str, Any]], first: Sequence[str]) -> Table:
         known = ("device", "precision", "verdict", "resolution", "bluntest", "first wrong")

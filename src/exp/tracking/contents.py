@@ -47,6 +47,10 @@ def tags_of(folder: RunFolder, status: dict[str, Any]) -> dict[str, str]:
         "verdict.first_wrong": status.get("first_wrong"),
         "verdict.bluntest": status.get("bluntest"),
     }
+    if program := status.get("program"):
+        checked = program["checked"]
+        tags |= {"program": program["first"], "program.runs": program["runs"], "program.checked": checked["run"]}
+        tags |= {"program.difference": f"{checked['largest']:.1e} at step {checked['at_step']}"}
     tags |= {f"sweep.{name}": "member" for name in status.get("sweeps", ())}
     tags |= {f"digest.{name}": value for name, value in status.get("digests", {}).items()}
     conditions = environment.get("conditions", {})

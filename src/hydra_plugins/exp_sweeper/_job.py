@@ -1,4 +1,4 @@
-"""One job in a launcher's worker: what Hydra composed there becomes a run of the sweep."""
+"""One job in a launcher's worker: what Hydra composed there becomes a run of the sweep, with those that go with it."""
 
 import os
 import sys
@@ -11,7 +11,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-import exp.composition  # noqa: F401  (it silences what Hydra warns of when a launcher's worker composes)
+from exp.composition import resolved  # it also silences what Hydra warns of when a launcher's worker composes
+from exp.problems import Data
 from exp.sweep.execution import Order, Ready
 
 
@@ -30,7 +31,7 @@ class Job:
     gpus: tuple[str, ...]
 
     def __call__(self, config: DictConfig) -> dict[str, Any]:
-        """Do the run; returns its overrides and what kept it from being done."""
+        """Do the run, and those that go with it; returns its overrides and what kept them from being done."""
         from exp.configuration import instantiate
         from exp.report import Silence
         from exp.sweep.execution import checked, execute
@@ -42,9 +43,15 @@ class Job:
             self._enter(config)
             planned = ordered(self.order.sweep, self.order.invocation, overrides)
 
-            def ready() -> Ready:
-                experiment, task = instantiate(config, choices, overrides)
-                return checked(self.order, planned, experiment, task)  # type: ignore[arg-type]
+            loaded: dict[str, Data] = {}
+
+            def ready(entry: dict[str, Any]) -> Ready:
+                if "config" in entry:
+                    whole, chosen = {**resolved(config), **entry["config"]}, choices | entry["choices"]
+                    experiment, task = instantiate(whole, chosen, entry["overrides"])
+                else:
+                    experiment, task = instantiate(config, choices, overrides)
+                return checked(self.order, entry, experiment, task, loaded)  # type: ignore[arg-type]
 
             execute(self.order, planned, ready, Silence(), uploads=False)
         except BaseException as error:

@@ -74,7 +74,8 @@ def _launch(context: HydraContext, config: DictConfig, name: str, planned: Plan)
     if name == "basic" or (name == "joblib" and config.hydra.launcher.n_jobs == 1):
         return None
     at_once = workers if name == "submitit_local" else sys.maxsize  # it has no bound of its own
-    return partial(_launched, context, config, at_once, tuple(gpus) if name == "joblib" else ())
+    start = partial(_launched, context, config, at_once, tuple(gpus) if name == "joblib" else ())
+    return Launch(start, config.hydra.launcher.n_jobs if name == "joblib" and config.hydra.launcher.n_jobs > 0 else workers)
 
 
 def _launched(

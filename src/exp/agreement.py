@@ -1,0 +1,77 @@
+"""Whether a run in a program is what it is alone."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from exp.curve import Curve
+from exp.state import State
+from exp.verification.tolerance import OPERANDS, Arithmetic
+
+FLIPPED = 0.05
+"""So much of an update may differ in norm, but in float64: a row that another order of summing puts on the other side of
+ReLU's kink, or an entry of Adam's whose gradient is rounding, moves by all it can. A wrong rate, batch or weight moves all."""
+
+DOUBLE = 1e-9
+"""The same in float64, where no row is as near to a kink."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a run in a program was from the same run alone, relative: `loss` and `update` of the first step, which say
+    whether it `agrees`; `largest` of all losses and its step, which carry the roundings of all steps before: told, not judged.
+    """
+
+    loss: float
+    update: float
+    largest: float
+    at_step: int
+    steps: int
+    agrees: bool
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return f"loss of the first step off by {self.loss:.1e}, its update by {self.update:.1e}"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One of the two: its state before and after the first step, and its curve."""
+
+    initial: State
+    first_step: State
+    curve: Curve
+
+
+def compared(together: Seen, alone: Seen, arithmetic: Arithmetic, terms: int) -> Agreement:
+    """`terms`: how many are summed from one end of the network to the other. A loss may be off by 4 n u (Higham 2002, 3.1)."""
+    unit = OPERANDS.get(arithmetic.precision, arithmetic.storage)
+    rounding = min(4 * terms * unit, FLIPPED)
+    one, other = np.array(together.curve.train_loss), np.array(alone.curve.train_loss)
+    steps = min(len(one), len(other))
+    scale = np.maximum(np.abs(other[:steps]), np.finfo(np.float64).tiny)
+    differences = np.abs(one[:steps] - other[:steps]) / scale
+    loss = float(differences[0]) if steps else float(len(one) != len(other))
+    update = max(_difference(together, alone, name, arithmetic.storage) for name in alone.initial.params)
+    return Agreement(
+        loss=loss,
+        update=update,
+        largest=float(differences.max(initial=0.0)),
+        at_step=int(differences.argmax()) if steps else 0,
+        steps=steps,
+        agrees=loss <= rounding and update <= (DOUBLE if arithmetic.dtype == "float64" else FLIPPED),
+    )
+
+
+def _difference(together: Seen, alone: Seen, name: str, unit: float) -> float:
+    """‖p − q‖ beyond the rounding of what is stored, u ‖p₀‖, by the norm of the update ‖q − p₀‖; infinite where only one is."""
+    found, right = together.first_step.params[name], alone.first_step.params[name]
+    if not (np.isfinite(found).all() and np.isfinite(right).all()):
+        return 0.0 if np.array_equal(np.isfinite(found), np.isfinite(right)) else np.inf
+    initial = alone.initial.params[name]
+    beyond = max(float(np.linalg.norm(found - right)) - 2 * unit * float(np.linalg.norm(initial)), 0.0)
+    moved = float(np.linalg.norm(right - initial))
+    return beyond / moved if moved else float(beyond > 0)

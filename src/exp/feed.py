@@ -1,0 +1,50 @@
+"""What the runs of a program are trained on: their data at a place, and their mini-batches, block by block."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from exp.arrays import Array, Place, put
+from exp.methods.base import Block
+from exp.problems import Data
+from exp.training import Training
+
+
+class Feed:
+    """The data of K runs whose trainings differ in the seed alone, and whose data have the same shapes.
+
+    `x` and `y` are (N, columns) where all runs share one data set. Of S sets, mini-batches are taken from all of them, one
+    below the other, (S·N, columns); whole splits are stacked, (K, N, columns), as `valid_x` is.
+    """
+
+    def __init__(self, trainings: Sequence[Training], data: Sequence[Data], place: Place):
+        self._trainings, self.samples = trainings, len(data[0].train.inputs)
+        sets = {id(each): each for each in data}
+        if len(sets) > 1 and trainings[0].batch_size is not None:
+            first = {key: number * self.samples for number, key in enumerate(sets)}
+            self._first_rows = [first[id(each)] for each in data]
+            shown = np.concatenate
+            chosen = list(sets.values())
+        else:
+            self._first_rows = [0] * len(data)
+            shown = np.stack if len(sets) > 1 else lambda arrays: arrays[0]
+            chosen = list(data)
+        self.x: Array = put(shown([each.train.inputs for each in chosen]), place)
+        self.y: Array = put(shown([each.train.targets for each in chosen]), place)
+        valid = [each.valid.inputs for each in data if each.valid]
+        self.valid_x: Array = put(valid[0] if len(sets) == 1 else np.stack(valid), place) if valid else None
+
+    def blocks(self) -> Iterator[tuple[Block, list[np.ndarray | None]]]:
+        """The blocks of steps of the program, and the rows, (steps, B), of each run in its own data set."""
+        own = [training.blocks(self.samples) for training in self._trainings]
+        for blocks in zip(*own, strict=True):
+            rows = [block.rows for block in blocks]
+            yield replace(blocks[0], rows=self._together(rows)), rows
+
+    def _together(self, rows: Sequence[np.ndarray | None]) -> np.ndarray | None:
+        """(steps, B) where all runs take the same, else (K, steps, B); None for all rows."""
+        placed = [first + each for first, each in zip(self._first_rows, rows, strict=True) if each is not None]
+        if not placed:
+            return None
+        return placed[0] if all(np.array_equal(placed[0], other) for other in placed[1:]) else np.stack(placed)

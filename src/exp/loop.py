@@ -1,0 +1,115 @@
+"""The one training loop: blocks of steps, reading the losses, evaluation, timing, stopping; for one run or a stack of K."""
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from exp.arrays import Array, Place, get
+from exp.clock import Stopwatch
+from exp.curve import Curve
+from exp.feed import Feed
+from exp.losses import Loss
+from exp.methods.base import Block, Method
+from exp.metrics import METRICS
+from exp.problems import Data
+from exp.state import State, unstack_state
+from exp.training import Training
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A block that a device was given: its steps, the rows of each run, its losses there, marks before and after."""
+
+    block: Block
+    rows: Sequence[np.ndarray | None]
+    losses: Array
+    marks: tuple[Any, Any]
+
+
+def train(
+    method: Method, initial: Sequence[State], trainings: Sequence[Training], data: Sequence[Data], loss: Loss, place: Place
+) -> Iterator[list[Curve]]:
+    """Train a method that was started with one run, or a stack of K; yields their growing curves after every block.
+
+    `initial` are the states that it was started with. `train/loss` at step t is the loss before update t. A run is over at
+    the end of the block in which it is not finite; the others go on, and their curves are what they are without it.
+    """
+    feed, watch = Feed(trainings, data, place), Stopwatch(place)
+    curves, digests = [Curve() for _ in data], [hashlib.sha256() for _ in data]
+    first = trainings[0]
+    total, cadence = first.total_steps(feed.samples), first.evaluation_cadence(feed.samples)
+    begun: deque[Begun] = deque()
+    _evaluate(curves, 0, method, data, feed, loss)
+    for block, rows in feed.blocks():
+        marks = watch.mark()
+        losses = method.steps(feed.x, feed.y, block, place)
+        begun.append(Begun(block, rows, losses, (marks, watch.mark())))
+        done = block.first + block.steps
+        evaluates = done == total or done % cadence == 0
+        ahead = 0 if evaluates or first.watch_finite or watch.waits else 1  # a GPU has the next block before one is read
+        while len(begun) > ahead:
+            _read(begun.popleft(), curves, digests, watch, blame_loss=first.watch_finite)
+            if len(begun) == 0 and (done == total or first.watch_finite):
+                _look_at_state(curves, exported(method, initial), done)
+            if len(begun) == 0 and evaluates:
+                _evaluate(curves, done, method, data, feed, loss)
+            yield curves
+            if all(curve.blew_up_at_step is not None for curve in curves):
+                return
+
+
+def exported(method: Method, initial: Sequence[State]) -> list[State]:
+    """The canonical state of each run that was started from `initial`."""
+    state = method.export()
+    return unstack_state(state, initial) if len(initial) > 1 else [state]
+
+
+def _read(begun: Begun, curves: list[Curve], digests: list[Any], watch: Stopwatch, *, blame_loss: bool) -> None:
+    """Read the losses of a block, (steps,) or (steps, K), into the curves; waits for the device. Time is shared equally."""
+    block, losses = begun.block, get(begun.losses).astype(np.float64)
+    now, seconds = time.time(), watch.seconds(*begun.marks) / len(curves)
+    if losses.shape != ((block.steps,) if len(curves) == 1 else (block.steps, len(curves))):
+        raise ValueError(f"the losses of {block.steps} steps of {len(curves)} runs have shape {losses.shape}")
+    for curve, sha, rows, own in zip(curves, digests, begun.rows, losses.reshape(block.steps, len(curves)).T, strict=True):
+        if curve.blew_up_at_step is not None:
+            continue
+        curve.block_seconds.append(seconds)
+        curve.block_steps.append(block.steps)
+        for batch in rows if rows is not None else ():
+            sha.update(f"{len(batch)} ".encode() + batch.astype("<i8").tobytes())
+        curve.rows_digest = None if rows is None else sha.hexdigest()
+        finite = np.isfinite(own)
+        if not finite.all():
+            own = own[: np.argmin(finite)]
+            curve.blew_up_at_step = block.first + len(own)
+            curve.first_not_finite = "the loss itself, of weights that were finite" if blame_loss else None
+        curve.train_loss.extend(own.tolist())
+        curve.train_time.extend([now] * len(own))
+
+
+def _look_at_state(curves: list[Curve], states: list[State], done: int) -> None:
+    """The first tensor of each state that is not finite; parameters come before slots, which may stay harmless."""
+    for curve, state in zip(curves, states, strict=True):
+        if curve.blew_up_at_step is None:
+            finite = {name: np.isfinite(array).all() for name, array in state.named().items()}
+            curve.first_not_finite = next((name for name in finite if not finite[name]), None)
+            if curve.first_not_finite in state.params:
+                curve.blew_up_at_step = done
+
+
+def _evaluate(curves: list[Curve], step: int, method: Method, data: Sequence[Data], feed: Feed, loss: Loss) -> None:
+    """Loss and metric on the validation split after `step` updates, computed in float64 on the host."""
+    if feed.valid_x is None:
+        return
+    predictions = get(method.predict(feed.valid_x)).astype(np.float64)
+    for curve, each, prediction in zip(curves, data, predictions if len(curves) > 1 else [predictions], strict=True):
+        if curve.blew_up_at_step is None and each.valid is not None:
+            curve.valid_step.append(step)
+            curve.valid_time.append(time.time())
+            curve.valid.setdefault("loss", []).append(float(loss.value(prediction, each.valid.targets)))
+            curve.valid.setdefault(each.metric, []).append(METRICS[each.metric](prediction, each.valid.targets))

@@ -1,0 +1,41 @@
+"""Which runs of a plan are done together."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from exp.sweep.planning import Entry
+
+
+@dataclass(frozen=True)
+class Together:
+    """Runs that are done together, and the rule by which they are."""
+
+    entries: list[Entry]
+    rule: str = ""
+
+
+def grouped(
+    entries: Sequence[Entry], fuse: str, alone: Collection[str] = (), *, elsewhere: bool = False, workers: int = 1
+) -> list[Together]:
+    """These runs in groups, as their task says. Last come, by themselves, those that died or whose keys are in `alone`."""
+    free = [entry for entry in entries if entry.ready and not entry.died and entry.key not in alone]
+    runs = [(entry.ready[0], entry.ready[2]) for entry in free if entry.ready]
+    task = free[0].ready[1] if free and free[0].ready else None
+    groups = task.groups(runs, fuse, elsewhere=elsewhere, workers=workers) if task else []
+    kept = {entry.key for entry in free}
+    by_themselves = [Together([entry]) for entry in entries if entry.key not in kept]
+    return [Together([free[number] for number in group.runs], group.rule) for group in groups] + by_themselves
+
+
+def rules(groups: Sequence[Together]) -> list[str]:
+    """What the plan says of groups: how many runs are in how many programs, and by which rule."""
+    sizes: dict[str, list[int]] = {}
+    for group in groups:
+        sizes.setdefault(group.rule, []).append(len(group.entries))
+    return [_line(rule, counts) for rule, counts in sizes.items() if rule]
+
+
+def _line(rule: str, sizes: list[int]) -> str:
+    runs = f"{sum(sizes)} run{'s' * (sum(sizes) != 1)}"
+    programs = f"{len(sizes)} program{'s' * (len(sizes) != 1)}"
+    return f"{runs} {f'in {programs}' if max(sizes) > 1 else 'one by one'}: {rule}"

@@ -1,0 +1,267 @@
+"""Programs: every run in one is the run that it is alone, to rounding, whatever becomes of the others."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import cases
+import numpy as np
+import pytest
+from cases import LOSSES, METHODS, PRECISIONS
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from exp.activations import ACTIVATIONS
+from exp.agreement import FLIPPED
+from exp.arrays import Array
+from exp.conditions import controlled
+from exp.curve import Curve
+from exp.devices import Cpu
+from exp.experiment import Experiment
+from exp.methods import Method
+from exp.methods.autograd import Autograd
+from exp.methods.manual import NumPy, Tensor
+from exp.network import Network
+from exp.optimizers import Adam, AdamW, Momentum, Optimizer
+from exp.problems import Data, Problem, Split
+from exp.program import Program
+from exp.state import State, stack_states, unstack_state
+from exp.training import Training
+
+SAMPLES, VALID, INPUTS, OUTPUTS = 11, 6, 7, 3
+STACKING = [name for name, method in METHODS.items() if method.stacks]
+PER_STEP = 1e-12
+"""The issue's bound on what a step may add in float64, relative to the largest entry of what is compared."""
+
+
+def problem(seed: int, *, classes: bool) -> Data:
+    random = np.random.default_rng(seed)
+
+    def split(rows: int) -> Split:
+        x = random.standard_normal((rows, INPUTS))
+        y = np.eye(OUTPUTS)[random.integers(OUTPUTS, size=rows)] if classes else random.standard_normal((rows, OUTPUTS))
+        return Split(x, y, x, y)
+
+    return Data(split(SAMPLES), split(VALID), np.arange(OUTPUTS) if classes else None)
+
+
+def run(method: Method, network: Network, loss: str, optimizer: Optimizer, training: Training, precision: str) -> Experiment:
+    """An experiment without what a program does not ask for."""
+    parts: dict[str, Any] = {"problem": Problem, "tracker": None, "choices": {}, "config": {}}
+    where: dict[str, Any] = {"device": Cpu(), "precision": PRECISIONS[precision], "threads": 1, "name": "run", "runs": "runs"}
+    what: dict[str, Any] = {"method": method, "network": network, "loss": LOSSES[loss], "optimizer": optimizer}
+    return Experiment(**parts, **where, **what, training=training, seed=0)
+
+
+def trained(experiments: Sequence[Experiment], data: Sequence[Data]) -> tuple[list[Curve], list[State]]:
+    """The curves of a program and the states after it, by methods of its own."""
+    fresh = [replace(each, method=type(each.method)()) for each in experiments]
+    program = Program(fresh, data)
+    first = fresh[0]
+    with controlled(1, first.method.library, first.precision, "cpu"):
+        program.start(Cpu())
+        *_, curves = program.train()
+        return curves, program.export()
+
+
+def require_same(found: tuple[Curve, State], right: tuple[Curve, State], tolerance: float) -> None:
+    """The same curve and the same state, to a tolerance that grows with the step."""
+    (curve, state), (alone, expected) = found, right
+    assert (curve.blew_up_at_step, curve.first_not_finite) == (alone.blew_up_at_step, alone.first_not_finite)
+    assert (curve.rows_digest, curve.block_steps, curve.valid_step) == (alone.rows_digest, alone.block_steps, alone.valid_step)
+    assert len(curve.train_loss) == len(alone.train_loss)
+    steps = 1 + len(alone.train_loss)
+    pairs = [(np.array(curve.train_loss), np.array(alone.train_loss))]
+    pairs += [(np.array(curve.valid[name]), np.array(alone.valid[name])) for name in alone.valid]
+    assert state.named().keys() == expected.named().keys()
+    if alone.blew_up_at_step is None:
+        pairs += [(array, expected.named()[name]) for name, array in state.named().items()]
+    for name, (one, other) in enumerate(pairs):
+        assert one.shape == other.shape and one.dtype == other.dtype
+        scale = np.abs(other).max(initial=1e-300)
+        assert (off := np.abs(one - other).max(initial=0.0) / scale) <= steps * tolerance, f"{name} {off}"
+
+
+OPTIMIZERS = {**cases.OPTIMIZERS, "nesterov": replace(cases.OPTIMIZERS["momentum"], nesterov=True)}  # type: ignore[call-arg]
+
+
+def changed(optimizer: Optimizer, draw: Any) -> Optimizer:
+    """The same rule with numbers of its own."""
+    rate, decay = draw(st.sampled_from([1e-3, 5e-3, 2e-2])), draw(st.sampled_from([0.0, 0.0, 0.02]))
+    own: dict[str, Any] = {"lr": rate, "weight_decay": decay}
+    if isinstance(optimizer, Momentum):
+        own["momentum"] = draw(st.sampled_from([0.5, 0.9]))
+    if isinstance(optimizer, Adam):
+        own |= {
+            "betas": draw(st.sampled_from([[0.9, 0.999], [0.0, 0.9]])),
+            "eps": draw(st.sampled_from([1e-8, 1e-3])),
+        }
+    return replace(optimizer, **own)
+
+
+@st.composite
+def programs(draw: st.DrawFn) -> tuple[list[Experiment], list[Data], int | None]:
+    """Runs that differ in every number they may differ in; the number of one whose weights are not numbers, or None."""
+    method, loss = draw(st.sampled_from(STACKING)), draw(st.sampled_from(sorted(LOSSES)))
+    optimizer = OPTIMIZERS[draw(st.sampled_from(sorted(OPTIMIZERS)))]
+    activation, bias = draw(st.sampled_from(sorted(ACTIVATIONS))), draw(st.booleans())
+    depth, count = draw(st.integers(0, 3)), draw(st.integers(2, 4))
+    batch = draw(st.sampled_from([None, 4, 11]))
+    training = Training(steps=draw(st.sampled_from([1, 7, 13])), batch_size=batch, evaluate_every=5, log_every=6)
+    shared_seed, shared_data = draw(st.booleans()), draw(st.booleans())
+    everyone = problem(0, classes=LOSSES[loss].needs_classes)
+    experiments, data = [], []
+    for number in range(count):
+        hidden = [draw(st.integers(1, 6)) for _ in range(depth)]
+        initial = draw(st.sampled_from(["standard_normal", "he", "glorot"]))
+        network = Network(hidden=hidden, activation=activation, bias=bias, initial=initial, seed=number)
+        own = replace(training, seed=0 if shared_seed else number)
+        experiments.append(run(METHODS[method], network, loss, changed(optimizer, draw), own, "fp64"))
+        data.append(everyone if shared_data else problem(number, classes=LOSSES[loss].needs_classes))
+    return experiments, data, draw(st.sampled_from([None, None, *range(count)]))
+
+
+@settings(max_examples=80, deadline=None, derandomize=True, database=None, phases=[Phase.generate], report_multiple_bugs=False)
+@given(programs())
+def test_a_run_in_a_program_is_what_it_is_alone(drawn: tuple[list[Experiment], list[Data], int | None]) -> None:
+    experiments, data, broken = drawn
+    if broken is not None:  # its data are its own
+        bad = data[broken].train.inputs.copy()
+        bad[3, 2] = np.nan
+        data = [
+            replace(each) if number != broken else replace(each, train=replace(each.train, inputs=bad))
+            for number, each in enumerate(data)
+        ]
+    curves, states = trained(experiments, data)
+    for number, (experiment, each) in enumerate(zip(experiments, data, strict=True)):
+        (alone,), (state,) = trained([experiment], [each])
+        require_same((curves[number], states[number]), (alone, state), PER_STEP)
+        assert (alone.blew_up_at_step is not None) or number != broken or experiment.training.batch_size == 4
+
+
+@pytest.mark.parametrize("name", STACKING)
+def test_in_float32_too(name: str) -> None:
+    network = Network(hidden=[5], activation="tanh", bias=True, initial="glorot")
+    training = Training(epochs=2, batch_size=4)
+    experiments = [
+        run(
+            METHODS[name],
+            replace(network, seed=seed, hidden=[5 - seed]),
+            "mean_squared_error",
+            AdamW(lr=rate),
+            replace(training, seed=seed),
+            "fp32",
+        )
+        for seed, rate in enumerate([1e-3, 1e-2, 3e-2])
+    ]
+    data = [problem(seed, classes=False) for seed in range(3)]
+    curves, states = trained(experiments, data)
+    for number, experiment in enumerate(experiments):
+        (alone,), (state,) = trained([experiment], [data[number]])
+        # 30 roundings a step at most on its way to any entry of these small sums
+        require_same((curves[number], states[number]), (alone, state), 30 * 2.0**-24)
+
+
+def test_padding_stays_zero_and_is_not_kept() -> None:
+    experiments = [
+        run(
+            NumPy(),
+            Network(hidden=[width, 4], bias=True, activation="gelu", seed=width),
+            "squared_error",
+            Adam(lr=0.1, weight_decay=0.1),
+            Training(steps=9),
+            "fp64",
+        )
+        for width in (3, 6)
+    ]
+    program = Program(experiments, [problem(0, classes=False)] * 2)
+    program.start(Cpu())
+    *_, _ = program.train()
+    stacked = experiments[0].method.export()
+    assert stacked.params["layer1.weight"].shape == (2, INPUTS, 6)
+    for name, array in stacked.named().items():
+        if "layer1" in name:
+            assert not array[0][..., 3:].any() and array[1][..., 3:].all()
+    assert not stacked.params["layer2.weight"][0, 3:].any()
+    assert [state.params["layer1.weight"].shape for state in program.export()] == [(INPUTS, 3), (INPUTS, 6)]
+
+
+def test_states_of_different_shapes_are_stacked_and_taken_apart_again() -> None:
+    states = [
+        State({"w": np.full((2, width), float(width))}, {"m": {"w": np.full((2, width), -1.0)}}, np.array(width))
+        for width in (3, 1, 4)
+    ]
+    stacked = stack_states(states)
+    assert stacked.params["w"].shape == (3, 2, 4) and stacked.count.tolist() == [3, 1, 4]
+    for before, after in zip(states, unstack_state(stacked, states), strict=True):
+        assert before.named().keys() == after.named().keys()
+        for name, array in before.named().items():
+            np.testing.assert_array_equal(array, after.named()[name], strict=True)
+
+
+# What a program that is wrong looks like
+
+
+class RateOfTheFirst(NumPy):
+    """Every run of a stack is updated at the rate of the first."""
+
+    def update(self, state: State, grads: dict[str, Array]) -> State:
+        kept = self.constants
+        self.constants = {key: value if np.ndim(value) == 0 else np.full_like(value, value[0]) for key, value in kept.items()}
+        try:
+            return super().update(state, grads)
+        finally:
+            self.constants = kept
+
+
+class Leaking(Tensor):
+    """The gradients of a stack are those of the mean of all runs."""
+
+    def update(self, state: State, grads: dict[str, Array]) -> State:
+        stacked = next(iter(grads.values())).ndim == 3
+        mixed = {name: grad.mean(0, keepdim=True).expand_as(grad) for name, grad in grads.items()} if stacked else grads
+        return super().update(state, mixed)
+
+
+class OtherBatch(Autograd):
+    """The runs of a stack are given each other's rows."""
+
+    def step(self, x: Array, y: Array) -> Array:
+        return super().step(x, y.flip(0)) if y.ndim == 3 else super().step(x, y)
+
+
+class Swapped(NumPy):
+    """The losses of a stack are given in another order."""
+
+    def step(self, x: Array, y: Array) -> Array:
+        return super().step(x, y)[::-1] if np.ndim(self.state.count) else super().step(x, y)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp64"])
+@pytest.mark.parametrize("kind", [NumPy, Tensor, Autograd, RateOfTheFirst, Leaking, OtherBatch, Swapped])
+def test_a_program_that_is_wrong_disagrees_with_its_run_alone(kind: type[Method], precision: str) -> None:
+    """The last run is compared: the first of RateOfTheFirst is right."""
+    right = kind in (NumPy, Tensor, Autograd)
+    experiments = [
+        run(
+            kind(),
+            Network(hidden=[5], seed=seed, initial="he"),
+            "squared_error",
+            cases.OPTIMIZERS["sgd"],
+            Training(steps=20, batch_size=4, seed=seed),
+            precision,
+        )
+        for seed in range(2)
+    ]
+    experiments[1] = replace(experiments[1], optimizer=replace(experiments[1].optimizer, lr=2e-3))
+    program = Program(experiments, [problem(seed, classes=False) for seed in range(2)])
+    with controlled(1, "torch", PRECISIONS[precision], "cpu"):
+        program.start(Cpu())
+        *_, curves = program.train()
+        program.export()
+        found = program.compared_alone(1, curves[1], Cpu())
+    assert found.agrees is right, str(found)
+    if right:
+        assert found.steps == 20 and found.largest <= (1e-12 if precision == "fp64" else 1e-4)
+    else:
+        assert max(found.loss, found.update) > FLIPPED
