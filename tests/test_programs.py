@@ -207,7 +207,9 @@ class RateOfTheFirst(NumPy):
 
     def update(self, state: State, grads: dict[str, Array]) -> State:
         kept = self.constants
-        self.constants = {key: value if np.ndim(value) == 0 else np.full_like(value, value[0]) for key, value in kept.items()}
+        self.constants = {
+            key: value if np.ndim(value) == 0 else np.full_like(value, np.asarray(value)[0]) for key, value in kept.items()
+        }
         try:
             return super().update(state, grads)
         finally:

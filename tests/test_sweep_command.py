@@ -38,7 +38,7 @@ def states(lines: list[str]) -> dict[str, tuple[str, str]]:
     """The table of a plan: by run, its state and why."""
     start = next(number for number, line in enumerate(lines) if re.match(r"state +run +why", line))
     rows = [re.split(r"\s{2,}", line.strip()) for line in lines[start + 1 :]]
-    return {row[1]: (row[0], row[2] if len(row) > 2 else "") for row in rows if len(row) > 1}
+    return {row[1]: (row[0], row[2] if len(row) > 2 else "") for row in rows}
 
 
 def content(folder: Path) -> set[str]:
@@ -523,7 +523,7 @@ def test_the_latest_sweep_is_that_which_was_worked_on_last(here: Here, tmp_path:
 @pytest.mark.parametrize("typed", ["sweep.zip={optimizer.lr:[1e-3,1e-4],seed:[0,1]}", "sweep.zip.optimizer.lr=[1e-3,1e-4]"])
 def test_a_zip_can_be_typed(typed: str, here: Here) -> None:
     done = here("-m", *QUIET, typed, *(["sweep.zip.seed=[0,1]"] if "seed" not in typed else []), "sweep.plan=true").ok()
-    assert done.plan == "2 new" and {line.split("  ")[0] for line in done.lines[2:]} <= {"new", "new "}
+    assert done.plan == "2 new" and {line.split("  ")[0] for line in done.lines[3:]} <= {"new", "new "}
 
 
 @pytest.mark.parametrize("typed", ["seed == 0", "[seed == 0]", "['seed == 0']"])

@@ -60,10 +60,10 @@ def _run(words: list[str]) -> int:
 
     @hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")
     def composed(config: DictConfig) -> None:
-        chosen = HydraConfig.get()
         try:
-            trainer, task = instantiate(config, dict(chosen.runtime.choices), overrides)
-            require_single(overrides)
+            choices = dict(HydraConfig.get().runtime.choices)
+            trainer, task = instantiate(config, choices, overrides)
+            require_single(overrides, config, choices)
             with as_typed(overrides):
                 outcome.append(task(trainer))
         except BaseException as error:  # Hydra would print it: it is ours to say

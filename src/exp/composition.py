@@ -149,11 +149,13 @@ def about_sweeps(override: str) -> InputError:
     return InputError(override, MISSING, "is about a sweep; put -m before it, or leave it out")
 
 
-def require_single(overrides: list[str]) -> None:
-    """Raise `InputError` for an override that describes a sweep."""
+def require_single(overrides: list[str], config: DictConfig, choices: dict[str, Any]) -> None:
+    """Raise `InputError` for an override, or an experiment, that describes a sweep."""
     for override in overrides:
         if re.match(r"[+~]*sweep\b", override):
             raise about_sweeps(override)
+    if any(config.sweep.get(described) for described in ("grid", "zip", "union")):
+        raise about_sweeps(f"experiment={choices.get('experiment')}")
 
 
 def names_quoted(words: list[str]) -> list[str]:

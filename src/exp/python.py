@@ -20,8 +20,9 @@ atexit.register(close_shared_uploader)  # it is kept for the next run, and ends 
 
 def run(*overrides: str, config_dir: str | Path | None = None) -> Run:
     """See `exp.run`."""
-    require_single(list(overrides))
-    experiment, task = instantiate(*compose(list(overrides), config_dir))
+    config, choices, typed = compose(list(overrides), config_dir)
+    require_single(typed, config, choices)
+    experiment, task = instantiate(config, choices, typed)
     if not isinstance(task, Train):
         raise InputError("task", type(task).__name__.lower(), "run() trains; leave the task out")
     data = experiment.check()

@@ -57,6 +57,9 @@ def notes(rows: Sequence[Row], baseline: Row) -> list[str]:
         which = "no run has" if len(unverified) == len([row for row in rows if row.n]) else f"{_few(unverified)} has not"
         how = "training.verify=true, or python -m exp task=verify with the same choices"
         lines.append(f"unverified: {which} the verdict equivalent, so the speed may be that of wrong results; {how}")
+    shared = [trial for row in rows for trial in row.trials if trial.status.get("program")]
+    if shared:
+        lines.append(f"shared: times of {len(shared)} runs are their shares of programs; sweep.fuse=off times each by itself")
     states = Counter(trial.state for row in rows for trial in row.trials)
     for state in ("planned", "running", "failed", "killed", "blew up"):
         if states[state]:

@@ -49,10 +49,9 @@ def sweep(plan: Plan, chosen: Sweep, launch: Launch | None, *, elsewhere: bool =
         invocation=new_name(),
     )
     look_back(plan.runs, claims, rule)
-    _show(plan, report, whole=chosen.plan)
     todo = [entry for entry in plan.runs if entry.state in (NEW, RETRY)]
-    for line in rules(grouped(todo, chosen.fuse, elsewhere=elsewhere, workers=launch.workers if launch else 1)):
-        report.say(line)
+    groups = grouped(todo, chosen.fuse, elsewhere=elsewhere, workers=launch.workers if launch else 1)
+    _show(plan, rules(groups), report, whole=chosen.plan)
     if invalid:
         raise _invalid(plan, invalid)
     if not plan.runs:
@@ -163,10 +162,14 @@ def _wait_for_end(order: Order, entries: list[Entry]) -> None:
         time.sleep(0.1)
 
 
-def _show(plan: Plan, report: Report, *, whole: bool) -> None:
-    """The `whole` plan, each run with its state and the reason; or what is not simply new or done."""
+def _show(plan: Plan, rules: list[str], report: Report, *, whole: bool) -> None:
+    """The `whole` plan, each run with its state and the reason; or what is not simply new or done. By which `rules` runs
+    are done together."""
     if whole:
         report.say(f"plan: {len(plan.entries)} run{'s' * (len(plan.entries) != 1)}: {plan.count()}")
+    for rule in rules:
+        report.say(rule)
+    if whole:
         report.table(("state", "run", "why"), [(entry.state, entry.name, entry.reason) for entry in plan.entries])
         return
     shown = [entry for entry in plan.entries if entry.state not in (NEW, DONE)]
