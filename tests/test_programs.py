@@ -55,9 +55,7 @@ def run(method: Method, network: Network, loss: str, optimizer: Optimizer, train
 
 def trained(experiments: Sequence[Experiment], data: Sequence[Data]) -> tuple[list[Curve], list[State]]:
     """The curves of a program and the states after it, by methods of its own."""
-    fresh = [replace(each, method=type(each.method)()) for each in experiments]
-    program = Program(fresh, data)
-    first = fresh[0]
+    program, first = Program(experiments, data), experiments[0]
     with controlled(1, first.method.library, first.precision, "cpu"):
         program.start(Cpu())
         *_, curves = program.train()
@@ -177,7 +175,7 @@ def test_padding_stays_zero_and_is_not_kept() -> None:
     program = Program(experiments, [problem(0, classes=False)] * 2)
     program.start(Cpu())
     *_, _ = program.train()
-    stacked = experiments[0].method.export()
+    stacked = program.method.export()
     assert stacked.params["layer1.weight"].shape == (2, INPUTS, 6)
     for name, array in stacked.named().items():
         if "layer1" in name:
@@ -260,7 +258,6 @@ def test_a_program_that_is_wrong_disagrees_with_its_run_alone(kind: type[Method]
     with controlled(1, "torch", PRECISIONS[precision], "cpu"):
         program.start(Cpu())
         *_, curves = program.train()
-        program.export()
         found = program.compared_alone(1, curves[1], Cpu())
     assert found.agrees is right, str(found)
     if right:

@@ -24,7 +24,7 @@ class Program:
         self.experiments, self.data = experiments, data
 
     def start(self, device: Device) -> tuple[list[State], Place]:
-        """Start the first run's method with all of them; returns the states of their seeds, in float64, and the place."""
+        """Start the first method, anew, with all runs; returns the states of their seeds, in float64, and the place."""
         first = self.experiments[0]
         self.initial = [run.initial_state(data) for run, data in zip(self.experiments, self.data, strict=True)]
         self.place = Place(first.method.library, device.torch_name, first.precision.dtype)
@@ -33,28 +33,26 @@ class Program:
             widths = zip(*(run.network.hidden for run in self.experiments), strict=True)
             state, network = stack_states(self.initial), replace(network, hidden=[max(each) for each in widths])
             constants = _shared(stack_constants([run.optimizer for run in self.experiments]))
-        first.method.start(Formulas(network, first.loss, first.optimizer, constants), state, self.place)
+        self.method = replace(first.method)
+        self.method.start(Formulas(network, first.loss, first.optimizer, constants), state, self.place)
         return self.initial, self.place
 
     def train(self) -> Iterator[list[Curve]]:
         """The growing curves of the runs, after every block. `first_step` are the states after the first of them."""
-        method, loss = self.experiments[0].method, self.experiments[0].loss
+        loss = self.experiments[0].loss
         trainings = [run.training for run in self.experiments]
         self.first_step: list[State] = []
-        for curves in train(method, self.initial, trainings, self.data, loss, self.place):
+        for curves in train(self.method, self.initial, trainings, self.data, loss, self.place):
             if not self.first_step:
-                self.first_step = exported(method, self.initial)
+                self.first_step = exported(self.method, self.initial)
             yield curves
 
     def export(self) -> list[State]:
         """The canonical state of each run."""
-        return exported(self.experiments[0].method, self.initial)
+        return exported(self.method, self.initial)
 
     def compared_alone(self, run: int, curve: Curve, device: Device) -> Agreement:
-        """Train one of the runs once more, alone: what it is alone it has to be in the program, whose `curve` is given.
-
-        The program must be over, and exported: its method may be started anew.
-        """
+        """Train one of the runs once more, alone: what it is alone it has to be in the program, whose `curve` is given."""
         alone = Program([self.experiments[run]], [self.data[run]])
         alone.start(device)
         *_, (single,) = alone.train()

@@ -1,0 +1,207 @@
+"""Sweeps in programs: what the plan says, that nothing else changes, and what happens to a program that fails."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import start, tracked, until
+from sweeping import SIZE, Here, all_gone, attempts, curves, ended, finished, here, with_faulty
+
+from exp.composition import compose
+from exp.configuration import instantiate
+from exp.fusion import CACHE_BYTES, groups, member_bytes
+
+__all__ = ["here"]
+WORDS = ("-m", "method=numpy", "precision=fp64", *SIZE[:-2], "training.steps=20")
+"""Without widths and a rate."""
+
+WRONG = '''
+from dataclasses import dataclass
+
+import numpy as np
+
+from exp.methods.manual import NumPy
+
+
+@dataclass(kw_only=True)
+class Stacked(NumPy):
+    """NumPy's step, but for what happens to stacks of more than `at_most`."""
+
+    at_most: int = 1
+    fault: str = "memory"
+
+    def transition(self, state, x, y):
+        runs = len(state.count) if np.ndim(state.count) else 1
+        if runs > self.at_most:
+            if self.fault == "memory":
+                raise MemoryError("planted")
+            loss, after = super().transition(state, x, y)
+            return loss, after._replace(params={name: np.roll(array, 1, axis=0) for name, array in after.params.items()})
+        return super().transition(state, x, y)
+'''
+
+
+def of(*words: str) -> tuple[Any, Any]:
+    """An experiment, and its data."""
+    experiment, _ = instantiate(*compose([*words, "tracker=none"]))
+    return experiment, experiment.problem.load()
+
+
+# Which runs go together
+
+
+SMALL = ("method=numpy", "problem=digits", "network=mlp", "network.hidden=[5]", "loss=cross_entropy", "training.batch_size=8")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("seed=1",),
+        ("network.hidden=[9]",),
+        ("network.initial=glorot",),
+        ("optimizer.lr=0.5",),
+        ("optimizer.weight_decay=0.1",),
+        ("problem.seed=7",),
+        ("training.seed=7",),
+        ("name=another",),
+    ],
+)
+def test_runs_that_differ_in_numbers_go_together(words: tuple[str, ...]) -> None:
+    (group,) = groups([of(*SMALL), of(*SMALL, *words)], "auto")
+    assert group.runs == [0, 1] and group.rule == "as many as 2 MiB of cache hold"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("method=tensor",),
+        ("precision=fp64",),
+        ("threads=2",),
+        ("network.hidden=[5,5]",),
+        ("network.activation=tanh",),
+        ("network.bias=false",),
+        ("loss=mean_squared_error",),
+        ("optimizer=adam",),
+        ("training.batch_size=9",),
+        ("training.steps=7",),
+        ("training.evaluate_every=7",),
+        ("training.log_every=7",),
+        ("problem.valid_fraction=0.3",),
+    ],
+)
+def test_others_do_not(words: tuple[str, ...]) -> None:
+    found = groups([of(*SMALL), of(*SMALL, *words)], "auto")
+    assert [group.runs for group in found] == [[0], [1]]
+    assert {group.rule for group in found} == {"no other is like it, or left"}
+
+
+def test_a_rule_of_the_same_kind_with_another_form_does_not() -> None:
+    momentum = (*SMALL, "optimizer=momentum")
+    assert len(groups([of(*momentum), of(*momentum, "optimizer.nesterov=true")], "auto")) == 2
+    assert len(groups([of(*momentum), of(*momentum, "optimizer.momentum=0.5")], "auto")) == 1
+
+
+def test_how_many_is_a_matter_of_the_cache_or_of_what_is_typed() -> None:
+    runs = [of(*SMALL)] * 300
+    size = member_bytes(*runs[0], own_data=False)
+    found = groups(runs, "auto")
+    assert [len(group.runs) for group in found[:-1]] == [CACHE_BYTES // size] * (len(found) - 1)
+    assert sorted(number for group in found for number in group.runs) == [*range(300)]
+    assert [len(group.runs) for group in groups(runs, "128")] == [128, 128, 44]
+    assert {len(group.runs) for group in groups(runs, "off")} == {1}
+    assert [len(group.runs) for group in groups(runs[:10], "auto", workers=4)] == [3, 3, 3, 1]
+    tutorial = groups([of("method=numpy")] * 3, "auto")
+    assert [group.runs for group in tutorial] == [[0], [1], [2]] and "no two fit" in tutorial[0].rule
+    assert [group.runs for group in groups([of("method=numpy")] * 3, "2")] == [[0, 1], [2]]
+    module = groups([of("method=module", *SMALL[1:])] * 2, "auto")
+    assert [group.rule for group in module] == ["method=module trains one run at a time"] * 2
+
+
+def test_alike_widths_are_neighbours() -> None:
+    runs = [of(*SMALL, f"network.hidden=[{width}]") for width in (3, 40, 4, 39, 5, 41)]
+    assert [group.runs for group in groups(runs, "3")] == [[0, 2, 4], [1, 3, 5]]
+
+
+# As commands
+
+
+def test_nothing_else_changes(here: Here, tmp_path: Path) -> None:
+    words = (*WORDS, "network.hidden=[4],[7]", "optimizer.lr=1e-3,1e-2,1e40", "seed=0,1")
+    done = here(*words).ok()
+    assert "12 runs in 1 program: as many as 2 MiB of cache hold" in done.lines
+    together = {status["name"]: status for status in attempts(tmp_path)}
+    first, largest = curves(tmp_path), {name: run.state("final") for name, run in finished(tmp_path).items()}
+    (program,) = {status["program"]["first"] for status in together.values()}
+    assert all(status["program"]["runs"] == 12 and status["program"]["checked"]["agrees"] for status in together.values())
+    assert here(*words, "sweep.fuse=off", "sweep.plan=true").ok().plan == "12 done", "how runs are grouped is no part of them"
+    store = tracked(f"sqlite:///{tmp_path}/mlflow.db")
+    assert len(store) == 12 and {run.data.tags["program"] for run in store.values()} == {program}
+    checked = together["hidden=[4] lr=0.001 seed=0"]["program"]["checked"]
+    assert {run.data.tags["program.checked"] for run in store.values()} == {checked["run"]}
+    assert checked["largest"] <= 20 * 1e-12
+
+    here(*words, "sweep.fuse=off", "runs=alone", "tracker=none").ok()
+    (tmp_path / "runs").rename(tmp_path / "together")
+    (tmp_path / "alone").rename(tmp_path / "runs")
+    alone = {status["name"]: status for status in attempts(tmp_path)}
+    assert alone.keys() == together.keys()
+    for name, status in alone.items():
+        same = ("key", "factors", "digests", "blew_up_at_step", "not_finite", "dead_units", "status")
+        assert {key: status.get(key) for key in same} == {key: together[name].get(key) for key in same}
+        assert status["metrics"].keys() == together[name]["metrics"].keys()
+        one, other = (np.frombuffer(found[name]) for found in (first, curves(tmp_path)))
+        assert len(one) == len(other)
+        np.testing.assert_allclose(one, other, rtol=20 * 1e-12)
+        final = finished(tmp_path)[name].state("final")
+        assert (final is None) == (largest[name] is None) == ("lr=1e40" in name)
+        if final is not None and (kept := largest[name]) is not None:
+            for key, array in final.named().items():
+                np.testing.assert_allclose(array, kept.named()[key], rtol=0, atol=20 * 1e-12 * np.abs(array).max())
+
+
+@pytest.mark.parametrize("fault", ["memory", "values"])
+def test_a_program_that_fails_is_done_in_halves(fault: str, here: Here, tmp_path: Path) -> None:
+    (tmp_path / "my" / "method").mkdir(parents=True)
+    (tmp_path / "my" / "stacked.py").write_text(WRONG)
+    (tmp_path / "my" / "method" / "stacked.yaml").write_text("_target_: stacked.Stacked\nat_most: 1\nfault: memory\n")
+    own = ("--config-dir", "my", *WORDS, "method=stacked", f"method.fault={fault}", "method.at_most=2", "seed=range(0,5)")
+    done = here(*own, "tracker=none").ok()
+    said = [line for line in done.lines if "done in two halves" in line]
+    expected = ["MemoryError: planted", "Disagreement"][fault == "values"]
+    assert [line.split(":")[0] for line in said] == ["the program of 5 runs", "the program of 3 runs"], done.out
+    assert all(expected in line for line in said)
+    sizes = sorted(status.get("program", {}).get("runs", 1) for status in attempts(tmp_path))
+    assert sizes == [1, 2, 2, 2, 2]
+    wrong = curves(tmp_path)
+    (tmp_path / "runs").rename(tmp_path / "first")
+    here(*WORDS, "seed=range(0,5)", "tracker=none", "sweep.fuse=off").ok()
+    for name, curve in curves(tmp_path).items():
+        np.testing.assert_allclose(np.frombuffer(wrong[name]), np.frombuffer(curve), rtol=20 * 1e-12)
+
+
+def test_a_program_that_was_shot_is_resumed(tmp_path: Path) -> None:
+    words = (*with_faulty(tmp_path), "method.fault=waits", "seed=range(0,3)", "tracker=none")
+    shot = start(*words, cwd=tmp_path)
+    until(lambda: (tmp_path / "waiting-0").exists())
+    assert [status["status"] for status in attempts(tmp_path)] == ["RUNNING"] * 3
+    os.kill(shot.pid, signal.SIGKILL)
+    shot.communicate()
+    (tmp_path / "go").touch()
+    assert "3 runs: 3 retry" in ended(start(*words, cwd=tmp_path)).ok().out
+    assert sorted(finished(tmp_path)) == [f"seed={seed}" for seed in range(3)]
+    assert sorted(status["status"] for status in attempts(tmp_path)) == ["FINISHED"] * 3 + ["KILLED"] * 3
+    all_gone(tmp_path)
+
+
+@pytest.mark.parametrize("launcher", ["joblib"])
+def test_a_launcher_is_given_programs(launcher: str, tmp_path: Path) -> None:
+    words = (*WORDS, "seed=range(0,6)", "network.hidden=[3],[5]", "tracker=none", f"hydra/launcher={launcher}")
+    done = ended(start(*words, "hydra.launcher.n_jobs=2", cwd=tmp_path)).ok()
+    assert "12 runs in 2 programs: as many as 2 MiB of cache hold" in done.lines
+    found = [status["program"] for status in attempts(tmp_path)]
+    assert sorted(program["runs"] for program in found) == [6] * 12 and len({program["first"] for program in found}) == 2
+    assert len(finished(tmp_path)) == 12
+    all_gone(tmp_path)
