@@ -132,7 +132,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
     yield run
     signal.signal(signal.SIGTERM, before)
-    sys.modules.pop("faulty", None)
+    forget(tmp_path)
+
+
+def forget(folder: Path) -> None:
+    """Let what was imported from `folder` be imported anew, as by a process of its own."""
+    for name, module in [*sys.modules.items()]:
+        if str(getattr(module, "__file__", None)).startswith(f"{folder}/"):
+            del sys.modules[name]
 
 
 def ended(process: Any, timeout: float = 120) -> Done:
