@@ -17,6 +17,7 @@ import pytest
 
 from exp.__main__ import main
 from exp.run_folder import SWEEPS, RunFolder, run_folders
+from exp.tracking.uploader import close_shared_uploader
 
 SIZE = ("problem.samples=8", "problem.inputs=6", "problem.outputs=3", "network.hidden=[4]", "optimizer.lr=1e-3")
 TINY = ("method=numpy", *SIZE, "training.steps=20")
@@ -133,6 +134,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     yield run
     signal.signal(signal.SIGTERM, before)
     forget(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def one_uploader() -> Iterator[None]:
+    """All commands of a module that are done in this process share the upload process: MLflow takes seconds to import."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("exp.__main__.close_shared_uploader", lambda **how: None)
+        yield
+    close_shared_uploader()
 
 
 def forget(folder: Path) -> None:
