@@ -206,7 +206,7 @@ def children(pid: int) -> list[int]:
 
 
 def working_in(folder: Path) -> dict[int, str]:
-    """The processes (not zombies) whose working directory is `folder`, each with its command line.
+    """The other processes (not zombies) whose working directory is `folder`, each with its command line.
 
     Ray's agents aside: they end by themselves, but a minute after the rest.
     """
@@ -216,6 +216,7 @@ def working_in(folder: Path) -> dict[int, str]:
             words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             if words and not re.match(r"ray::\w+Agent", words) and (process / "cwd").readlink() == folder.resolve():
                 found[int(process.name)] = words
+    found.pop(os.getpid(), None)
     return found
 
 

@@ -3,7 +3,6 @@
 import os
 import shlex
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -145,19 +144,20 @@ def test_told_to_stop_before_the_first_run_nothing_is_lost(tmp_path: Path) -> No
     """Ctrl-C while it plans."""
     words = ("-m", "method=numpy", *SIZE, "training.steps=20", "tracker=none", "seed=range(300)")
     sweeper = start(*words, cwd=tmp_path)
-    time.sleep(0.3)
+    maps = Path(f"/proc/{sweeper.pid}/maps")
+    until(lambda: "numpy" in maps.read_text())  # it composes: 300 runs take seconds
     sweeper.send_signal(signal.SIGTERM)
     done = ended(sweeper)
-    assert done.code in (143, -signal.SIGTERM) and "Traceback" not in done.out, "Python itself may not be up yet"
+    assert done.code == 143 and "Traceback" not in done.out, done.out
     assert not attempts(tmp_path)
 
 
 def test_chaos(tmp_path: Path) -> None:
-    """One round of the campaign, with fewer shots."""
+    """One round of the campaign, with fewer runs and shots."""
     calm, wild = tmp_path / "calm", tmp_path / "wild"
     calm.mkdir()
     wild.mkdir()
-    found = play(wild, 7, 2, undisturbed(calm))
+    found = play(wild, 7, 2, undisturbed(calm, runs=12))
     assert not found.problems, found
     assert found.kills
 
