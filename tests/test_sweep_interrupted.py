@@ -52,7 +52,7 @@ def to_resume(done: Done) -> list[str]:
     ],
 )
 def test_what_is_told_to_stop_goes_on_when_repeated(launcher: str, number: int, code: int, here: Here, tmp_path: Path) -> None:
-    runs = 4
+    runs = 3
     sweeper = start(*waiting(tmp_path, runs), *LAUNCHERS[launcher], cwd=tmp_path)
     try:
         at_work(tmp_path)
