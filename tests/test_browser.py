@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import exp
+from commands import clean, exp
 from test_command_line import cells, ok, statuses
 
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
@@ -42,7 +42,8 @@ def sweep(folder: Path, swept: subprocess.CompletedProcess[str]) -> Iterator[tup
         port = probe.getsockname()[1]
     program = Path(sys.executable).parent / "mlflow"
     with (folder / "ui.log").open("w") as log:
-        server = subprocess.Popen([program, "ui", "--port", str(port)], cwd=folder, stdout=log, stderr=log)
+        env = clean({"MLFLOW_WORKERS": "1", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})  # each process imports MLflow
+        server = subprocess.Popen([program, "ui", "--port", str(port)], cwd=folder, env=env, stdout=log, stderr=log)
         try:
             _wait_for(f"http://127.0.0.1:{port}/health")
             yield f"http://127.0.0.1:{port}", _link(swept.stdout, f"http://127.0.0.1:{port}")
@@ -51,7 +52,7 @@ def sweep(folder: Path, swept: subprocess.CompletedProcess[str]) -> Iterator[tup
             server.wait()
 
 
-def _wait_for(url: str, seconds: float = 120) -> None:
+def _wait_for(url: str, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while True:
         try:
