@@ -17,6 +17,7 @@ import pytest
 
 from exp.__main__ import main
 from exp.run_folder import SWEEPS, RunFolder, run_folders
+from exp.tracking.uploader import close_shared_uploader
 
 SIZE = ("problem.samples=8", "problem.inputs=6", "problem.outputs=3", "network.hidden=[4]", "optimizer.lr=1e-3")
 TINY = ("method=numpy", *SIZE, "training.steps=20")
@@ -132,7 +133,23 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
     yield run
     signal.signal(signal.SIGTERM, before)
-    sys.modules.pop("faulty", None)
+    forget(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def one_uploader() -> Iterator[None]:
+    """All commands of a module that are done in this process share the upload process: MLflow takes seconds to import."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("exp.__main__.close_shared_uploader", lambda **how: None)
+        yield
+    close_shared_uploader()
+
+
+def forget(folder: Path) -> None:
+    """Let what was imported from `folder` be imported anew, as by a process of its own."""
+    for name, module in [*sys.modules.items()]:
+        if str(getattr(module, "__file__", None)).startswith(f"{folder}/"):
+            del sys.modules[name]
 
 
 def ended(process: Any, timeout: float = 120) -> Done:
@@ -189,7 +206,7 @@ def children(pid: int) -> list[int]:
 
 
 def working_in(folder: Path) -> dict[int, str]:
-    """The processes (not zombies) whose working directory is `folder`, each with its command line.
+    """The other processes (not zombies) whose working directory is `folder`, each with its command line.
 
     Ray's agents aside: they end by themselves, but a minute after the rest.
     """
@@ -199,6 +216,7 @@ def working_in(folder: Path) -> dict[int, str]:
             words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             if words and not re.match(r"ray::\w+Agent", words) and (process / "cwd").readlink() == folder.resolve():
                 found[int(process.name)] = words
+    found.pop(os.getpid(), None)
     return found
 
 

@@ -1,4 +1,4 @@
-"""The nine curves of the tutorial's sweep in MLflow's own pages, in headless Chromium."""
+"""The nine curves of the tutorial's sweep: what is printed of them, and MLflow's own pages in headless Chromium."""
 
 import re
 import shutil
@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import exp
+from commands import clean, exp
+from test_command_line import cells, ok, statuses
 
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
 FLAGS = ["no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"]
 FLAGS += ["disable-background-networking", "disable-component-update"]
 NINE = {f"{method} lr={lr}" for method in ("numpy", "tensor", "autograd") for lr in ("1e-7", "3e-7", "1e-6")}
 
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the path")]
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the path")
 
 
 @pytest.fixture(scope="module")
@@ -28,24 +29,30 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sweep(folder: Path) -> Iterator[tuple[str, str]]:
+def swept(folder: Path) -> subprocess.CompletedProcess[str]:
+    """The sweep, done."""
+    return exp("-m", "method=numpy,tensor,autograd", "optimizer.lr=1e-7,3e-7,1e-6", cwd=folder, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def sweep(folder: Path, swept: subprocess.CompletedProcess[str]) -> Iterator[tuple[str, str]]:
     """The address of a plain `mlflow ui` started where the sweep ran, and the link that the sweep printed."""
-    printed = exp("-m", "method=numpy,tensor,autograd", "optimizer.lr=1e-7,3e-7,1e-6", cwd=folder).stdout
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     program = Path(sys.executable).parent / "mlflow"
     with (folder / "ui.log").open("w") as log:
-        server = subprocess.Popen([program, "ui", "--port", str(port)], cwd=folder, stdout=log, stderr=log)
+        env = clean({"MLFLOW_WORKERS": "1", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})  # each process imports MLflow
+        server = subprocess.Popen([program, "ui", "--port", str(port)], cwd=folder, env=env, stdout=log, stderr=log)
         try:
             _wait_for(f"http://127.0.0.1:{port}/health")
-            yield f"http://127.0.0.1:{port}", _link(printed, f"http://127.0.0.1:{port}")
+            yield f"http://127.0.0.1:{port}", _link(swept.stdout, f"http://127.0.0.1:{port}")
         finally:
             server.terminate()
             server.wait()
 
 
-def _wait_for(url: str, seconds: float = 120) -> None:
+def _wait_for(url: str, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -94,6 +101,21 @@ def _curves(page: Any, count: int = 9) -> set[str]:
     return {re.sub(r" \(.*| *<.*", "", name) for name in page.evaluate(f"() => {drawn}")}
 
 
+def test_a_sweep_is_named_ranked_and_linked(folder: Path, swept: subprocess.CompletedProcess[str]) -> None:
+    lines = ok(swept)
+    heading, *rows = cells(lines, "run")
+    assert {row[0] for row in rows} == NINE
+    finals = [float(row[heading.index("final loss")]) for row in rows]
+    assert len(finals) == 9 and finals == sorted(finals)
+    assert {row[heading.index("first loss")] for row in rows} == {"3.398e7"}
+    assert swept.stdout.count("http://") == 1 and "mlflow ui, then open http://" in lines[-1]
+    recorded = statuses(folder)
+    assert {*recorded} == {row[0] for row in rows}
+    assert len({status["sweep"] for status in recorded.values()}) == 1
+
+
+@pytest.mark.browser
+@needs_browser
 def test_the_printed_link_shows_nine_overlaid_curves_at_once(page: Any, sweep: tuple[str, str]) -> None:
     page.goto(sweep[1])
     assert _curves(page) == NINE
@@ -102,6 +124,8 @@ def test_the_printed_link_shows_nine_overlaid_curves_at_once(page: Any, sweep: t
     assert first.evaluate("chart => chart.layout.yaxis.type") == "log"
 
 
+@pytest.mark.browser
+@needs_browser
 def test_three_clicks_from_the_first_page_lead_to_the_curves_too(page: Any, sweep: tuple[str, str]) -> None:
     page.goto(sweep[0])
     page.get_by_text("Model training", exact=True).first.click()
@@ -113,6 +137,8 @@ def test_three_clicks_from_the_first_page_lead_to_the_curves_too(page: Any, swee
     assert _curves(page) == NINE
 
 
+@pytest.mark.browser
+@needs_browser
 def test_the_link_of_a_single_run_shows_its_curve(page: Any, sweep: tuple[str, str], single: str) -> None:
     page.goto(single)
     assert _curves(page, count=1) == {"numpy"}

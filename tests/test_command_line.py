@@ -1,4 +1,7 @@
-"""What users type, as commands: one run, sweeps, help, a method of one's own, and the same from Python."""
+"""What users type, as commands: one run, sweeps, help, a method of one's own, and the same from Python.
+
+What does not need a process of its own goes through the command line's own `main` in this one, for speed.
+"""
 
 import json
 import re
@@ -11,9 +14,12 @@ import pytest
 import torch
 from commands import clean
 from commands import exp as command
+from sweeping import Here, here
 
 import exp
 from exp import registry
+
+__all__ = ["here"]
 
 QUICK = ("tracker=none", "training.steps=5")
 METHODS = list(registry.choices("method"))
@@ -58,8 +64,8 @@ def test_the_default_run_says_where_to_look(tmp_path: Path) -> None:
     assert status["status"] == "FINISHED" and status["name"] == "autograd"
 
 
-def test_every_method_prints_the_same_first_loss_and_the_same_columns(tmp_path: Path) -> None:
-    lines = {method: ok(command(f"method={method}", *QUICK, cwd=tmp_path)) for method in METHODS}
+def test_every_method_prints_the_same_first_loss_and_the_same_columns(here: Here) -> None:
+    lines = {method: here(f"method={method}", *QUICK).ok().lines for method in METHODS}
     tables = {method: cells(printed, "method") for method, printed in lines.items()}
     headings, rows = zip(*tables.values(), strict=True)
     assert len({tuple(heading) for heading in headings}) == 1
@@ -70,23 +76,23 @@ def test_every_method_prints_the_same_first_loss_and_the_same_columns(tmp_path: 
     }
 
 
-def test_a_run_that_blows_up_is_a_result(tmp_path: Path) -> None:
-    lines = ok(command("method=numpy", "tracker=none", "optimizer.lr=1e-5", cwd=tmp_path))
+def test_a_run_that_blows_up_is_a_result(here: Here, tmp_path: Path) -> None:
+    lines = here("method=numpy", "tracker=none", "optimizer.lr=1e-5").ok().lines
     assert any(re.search(r"loss not finite from step \d+; try optimizer.lr=1e-6", line) for line in lines)
     [status] = statuses(tmp_path).values()
     assert status["status"] == "FINISHED" and status["blew_up_at_step"] > 0
 
 
-def test_hidden_units_that_died_are_said(tmp_path: Path) -> None:
-    lines = ok(command("method=numpy", "tracker=none", "optimizer.lr=2e-6", cwd=tmp_path))
+def test_hidden_units_that_died_are_said(here: Here, tmp_path: Path) -> None:
+    lines = here("method=numpy", "tracker=none", "optimizer.lr=2e-6").ok().lines
     assert any(re.search(r"hidden units of layer1 died.*try a smaller optimizer.lr", line) for line in lines)
     assert statuses(tmp_path)["numpy lr=2e-6"]["dead_units"]["layer1"] >= 50
 
 
-def test_presets_for_finding_faults(tmp_path: Path) -> None:
-    lines = ok(command("debug=fast", "method=numpy", cwd=tmp_path))
+def test_presets_for_finding_faults(here: Here, tmp_path: Path) -> None:
+    lines = here("debug=fast", "method=numpy").ok().lines
     assert lines[0].endswith("5 steps, seed 0") and "not tracked" in lines[-1]
-    lines = ok(command("debug=nan", "optimizer.lr=1e-5", "method=numpy", "tracker=none", cwd=tmp_path))
+    lines = here("debug=nan", "optimizer.lr=1e-5", "method=numpy", "tracker=none").ok().lines
     [said] = [line for line in lines if line.startswith("blew up: ")]
     assert re.search(r"loss not finite from step \d+; first not finite: \w.*; try optimizer.lr=1e-6", said)
     assert {path.name for path in tmp_path.iterdir()} == {"runs"}
@@ -95,28 +101,28 @@ def test_presets_for_finding_faults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("method", "seed", "least"), [*((method, 0, 0.96) for method in METHODS), ("numpy", 1, 0.95), ("numpy", 2, 0.95)]
 )
-def test_digits_are_learnt(method: str, seed: int, least: float, tmp_path: Path) -> None:
-    lines = ok(command("experiment=digits", f"method={method}", f"seed={seed}", "tracker=none", cwd=tmp_path))
+def test_digits_are_learnt(method: str, seed: int, least: float, here: Here, tmp_path: Path) -> None:
+    lines = here("experiment=digits", f"method={method}", f"seed={seed}", "tracker=none").ok().lines
     assert "valid accuracy" in cells(lines, "method")[0]
     [status] = statuses(tmp_path).values()
     assert status["metrics"]["final/valid_accuracy"] >= least
 
 
-def test_diabetes_is_learnt(tmp_path: Path) -> None:
-    lines = ok(command("experiment=diabetes", "method=numpy", "tracker=none", cwd=tmp_path))
+def test_diabetes_is_learnt(here: Here, tmp_path: Path) -> None:
+    lines = here("experiment=diabetes", "method=numpy", "tracker=none").ok().lines
     assert "valid r2" in cells(lines, "method")[0]
     [status] = statuses(tmp_path).values()
     assert 0.3 < status["metrics"]["final/valid_r2"] < 1  # an ordinary linear fit has about 0.5 (Efron et al. 2004)
 
 
-def test_the_tutorial_spelled_out_is_the_default(tmp_path: Path) -> None:
-    spelled, default = (ok(command(*words, "method=numpy", *QUICK, cwd=tmp_path)) for words in (["experiment=tutorial"], []))
+def test_the_tutorial_spelled_out_is_the_default(here: Here) -> None:
+    spelled, default = (here(*words, "method=numpy", *QUICK).ok().lines for words in (["experiment=tutorial"], []))
     assert spelled[:6] == default[:6]
 
 
-def test_the_same_command_gives_the_same_bits(tmp_path: Path) -> None:
-    for _ in range(2):
-        ok(command("method=tensor", *QUICK, cwd=tmp_path))
+def test_the_same_command_gives_the_same_bits(here: Here, tmp_path: Path) -> None:
+    here("method=tensor", *QUICK).ok()
+    ok(command("method=tensor", *QUICK, cwd=tmp_path))  # in another process
     first, second = (exp.load(path) for path in (tmp_path / "runs").iterdir())
     assert first.folder != second.folder and np.array_equal(first.losses, second.losses)
     assert all(np.array_equal(first.weights[name], second.weights[name]) for name in first.weights)
@@ -125,40 +131,25 @@ def test_the_same_command_gives_the_same_bits(tmp_path: Path) -> None:
 # sweeps
 
 
-def test_a_sweep_is_named_ranked_and_linked(tmp_path: Path) -> None:
-    rates = ("1e-7", "3e-7", "1e-6")
-    done = command("-m", "method=numpy,tensor,autograd", f"optimizer.lr={','.join(rates)}", cwd=tmp_path, timeout=300)
-    lines = ok(done)
-    heading, *rows = cells(lines, "run")
-    assert {row[0] for row in rows} == {f"{method} lr={rate}" for method in ("numpy", "tensor", "autograd") for rate in rates}
-    finals = [float(row[heading.index("final loss")]) for row in rows]
-    assert len(finals) == 9 and finals == sorted(finals)
-    assert {row[heading.index("first loss")] for row in rows} == {"3.398e7"}
-    assert done.stdout.count("http://") == 1 and "mlflow ui, then open http://" in lines[-1]
-    recorded = statuses(tmp_path)
-    assert {*recorded} == {row[0] for row in rows}
-    assert len({status["sweep"] for status in recorded.values()}) == 1
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
-def test_what_cannot_run_is_skipped_with_its_reason(tmp_path: Path) -> None:
-    lines = ok(command("-m", "method=numpy,autograd", "device=cpu,cuda", *QUICK, cwd=tmp_path))
+def test_what_cannot_run_is_skipped_with_its_reason(here: Here, tmp_path: Path) -> None:
+    lines = here("-m", "method=numpy,autograd", "device=cpu,cuda", *QUICK).ok().lines
     skipped = [line for line in lines if line.startswith("skipped ")]
     assert [line.partition(":")[0] for line in skipped] == ["skipped numpy cuda", "skipped autograd cuda"]
     assert all("use device=cpu" in line for line in skipped)
     assert {*statuses(tmp_path)} == {"numpy cpu", "autograd cpu"} == {row[0] for row in cells(lines, "run")[1:]}
 
 
-def test_what_blows_up_in_a_sweep_is_ranked_last(tmp_path: Path) -> None:
-    lines = ok(command("-m", "method=numpy", "optimizer.lr=1e-5,1e-6,1e-7", "tracker=none", cwd=tmp_path))
+def test_what_blows_up_in_a_sweep_is_ranked_last(here: Here) -> None:
+    lines = here("-m", "method=numpy", "optimizer.lr=1e-5,1e-6,1e-7", "tracker=none").ok().lines
     heading, *rows = cells(lines, "run")
     assert [row[0] for row in rows] == ["lr=1e-6", "lr=1e-7", "lr=1e-5"]
     assert re.fullmatch(r"blew up at \d+", rows[-1][heading.index("final loss")])
 
 
-def test_a_sweep_of_classifiers_is_ranked_by_accuracy(tmp_path: Path) -> None:
+def test_a_sweep_of_classifiers_is_ranked_by_accuracy(here: Here) -> None:
     words = ("experiment=digits", "method=numpy", "training.epochs=2", "optimizer.lr=1e-6,0.003,1e-4", "tracker=none")
-    heading, *rows = cells(ok(command("-m", *words, cwd=tmp_path)), "run")
+    heading, *rows = cells(here("-m", *words).ok().lines, "run")
     accuracies = [float(row[heading.index("valid accuracy")]) for row in rows]
     assert accuracies == sorted(accuracies, reverse=True) and rows[0][0] == "lr=0.003"
 
@@ -190,6 +181,7 @@ class Watched:
     """A command, and what the spy saw: `imports` of the command's own process, and the words of what was started."""
 
     def __init__(self, *words: str, cwd: Path, spies: Path, refuse: str = ""):
+        self.cwd = cwd
         spies.mkdir()
         (spies / "sitecustomize.py").write_text(SPY)
         told = spies / "told"
@@ -202,17 +194,23 @@ class Watched:
         self.pythons = [" ".join(record[2]) for record in records if record[1] == "python"]
 
 
+@pytest.fixture(scope="module")
+def helped(tmp_path_factory: pytest.TempPathFactory) -> Watched:
+    """`--help`, in an empty folder."""
+    return Watched("--help", cwd=tmp_path_factory.mktemp("work"), spies=tmp_path_factory.mktemp("help") / "spies")
+
+
 @pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"], ["-h"], ["--cfg", "job", "method=tensor", "device=cpu"]])
-def test_asking_imports_and_starts_nothing(words: list[str], tmp_path: Path) -> None:
+def test_asking_imports_and_starts_nothing(words: list[str], helped: Watched, tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
-    seen = Watched(*words, cwd=tmp_path / "work", spies=tmp_path / "spies")
+    seen = helped if words == ["--help"] else Watched(*words, cwd=tmp_path / "work", spies=tmp_path / "spies")
     assert ok(seen.done)
     assert (seen.imports, seen.started, len(seen.pythons)) == (set(), [], 1)
-    assert not list((tmp_path / "work").iterdir())
+    assert not list(seen.cwd.iterdir())
 
 
-def test_help_lists_every_group_and_choice(tmp_path: Path) -> None:
-    lines = ok(command("--help", cwd=tmp_path))
+def test_help_lists_every_group_and_choice(helped: Watched) -> None:
+    lines = ok(helped.done)
     for group in registry.groups():
         about = [line for line in lines if re.match(rf"\s+{group}\s{{2,}}\w", line)]
         assert len(about) == 1, f"{group} has no line of its own"
@@ -221,19 +219,19 @@ def test_help_lists_every_group_and_choice(tmp_path: Path) -> None:
         assert re.search(rf"\b{key}\b", " ".join(lines))
 
 
-def test_every_command_in_the_help_composes(tmp_path: Path) -> None:
-    lines = [line.strip() for line in ok(command("--help", cwd=tmp_path)) if line.startswith("python -m exp ")]
+def test_every_command_in_the_help_composes(helped: Watched, here: Here) -> None:
+    lines = [line.strip() for line in ok(helped.done) if line.startswith("python -m exp ")]
     assert len(lines) >= 3
     for line in lines:
         words = re.split(r"\s{2,}", line)[0].split()[3:]
         sweep = "-m" in words
         for value in words[-1].partition("=")[2].split(",") if sweep else [None]:
             word = words[-1] if value is None else f"{words[-1].partition('=')[0]}={value}"
-            ok(command("--cfg", "job", word, cwd=tmp_path))
+            here("--cfg", "job", word).ok()
 
 
-def test_cfg_prints_what_would_run(tmp_path: Path) -> None:
-    printed = "\n".join(ok(command("--cfg", "job", "optimizer=adam", "seed=7", cwd=tmp_path)))
+def test_cfg_prints_what_would_run(here: Here) -> None:
+    printed = "\n".join(here("--cfg", "job", "optimizer=adam", "seed=7").ok().lines)
     assert "_target_: exp.optimizers.Adam" in printed and "seed: 7" in printed and "hydra" not in printed
 
 
@@ -299,9 +297,9 @@ def elsewhere(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_method_of_ones_own(elsewhere: Path) -> None:
+def test_a_method_of_ones_own(elsewhere: Path, here: Here) -> None:
     words = ("--config-dir", "my", "method=mine", *QUICK)
-    lines = ok(command(*words, cwd=elsewhere))
+    lines = here(*words).ok().lines
     assert lines[0] == f"mine {HEADER}, 5 steps, seed 0"
     assert cells(lines, "method")[1][0] == "mine"
     console = Path(sys.executable).parent / "exp"
@@ -309,8 +307,9 @@ def test_a_method_of_ones_own(elsewhere: Path) -> None:
     assert ok(done)[:6] == lines[:6]
 
 
-def test_a_method_of_ones_own_in_a_sweep(elsewhere: Path) -> None:
-    lines = ok(command("--config-dir", "my", "-m", "method=mine,numpy", *QUICK, cwd=elsewhere))
+@pytest.mark.usefixtures("elsewhere")
+def test_a_method_of_ones_own_in_a_sweep(here: Here) -> None:
+    lines = here("--config-dir", "my", "-m", "method=mine,numpy", *QUICK).ok().lines
     heading, *rows = cells(lines, "run")
     assert {row[0] for row in rows} == {"mine", "numpy"}
     assert len({row[heading.index("final loss")] for row in rows}) == 1
@@ -392,14 +391,14 @@ def test_a_terminal_without_unicode_gets_the_lines(tmp_path: Path) -> None:
     assert "random 64 ? 1000 ? 100 ? 10" in lines[0]
 
 
-def test_threads_can_be_swept(tmp_path: Path) -> None:
-    lines = ok(command("-m", "method=numpy", "threads=1,2", *QUICK, cwd=tmp_path))
+def test_threads_can_be_swept(here: Here) -> None:
+    lines = here("-m", "method=numpy", "threads=1,2", *QUICK).ok().lines
     assert {row[0] for row in cells(lines, "run")[1:]} == {"threads=1", "threads=2"}
 
 
-def test_debug_fast_goes_with_every_experiment(tmp_path: Path) -> None:
+def test_debug_fast_goes_with_every_experiment(here: Here, tmp_path: Path) -> None:
     for name in registry.choices("experiment"):
-        ok(command("method=numpy", "debug=fast", f"experiment={name}", cwd=tmp_path))
+        here("method=numpy", "debug=fast", f"experiment={name}").ok()
     assert [len(exp.load(folder).losses) for folder in (tmp_path / "runs").iterdir()] == [5] * len(
         registry.choices("experiment")
     )

@@ -8,7 +8,7 @@ from threading import Timer
 import pytest
 from commands import done_here, start, until
 from commands import exp as command
-from sweeping import ended, with_faulty
+from sweeping import Here, ended, here, with_faulty
 from written_sweeps import ENVIRONMENT, falling, grid, written_run, written_sweep
 
 from exp.comparison.charts import bars
@@ -17,6 +17,8 @@ from exp.comparison.selection import selected
 from exp.composition import names_quoted
 from exp.errors import InputError
 from exp.sweep_folder import sweeps
+
+__all__ = ["here"]
 
 SMALL = ["tracker=none", "training.steps=20"]
 
@@ -31,10 +33,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_latest_sweep_is_compared(folder: Path) -> None:
-    done = command("task=compare", cwd=folder)
-    assert (done.returncode, done.stderr) == (0, "")
-    lines = done.stdout.splitlines()
+def test_the_latest_sweep_is_compared(folder: Path, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    done = here("task=compare")
+    assert (done.code, done.err) == (0, "")
+    lines = done.lines
     sweep = sweeps(folder / "runs")[-1].path
     assert lines[0] == f"sweep {sweep.name}: 4 runs"
     assert lines[1] == "declared: method, seed"
@@ -66,15 +69,16 @@ def test_a_condition_that_is_not_met_is_exit_code_5_and_says_where(
     assert capsys.readouterr().out.splitlines()[-1] == "unmet: verdict == equivalent: does not hold for autograd"
 
 
-def test_two_runs_have_their_full_difference(folder: Path, tmp_path: Path) -> None:
+def test_two_runs_have_their_full_difference(folder: Path, here: Here, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(folder)
     words = ["compare.runs=[numpy seed=0,autograd seed=0]", f"compare.out={tmp_path}/page"]
-    done = command("task=compare", *words, cwd=folder)
-    assert (done.returncode, done.stderr) == (0, "")
-    lines = [line.split() for line in done.stdout.splitlines()]
+    done = here("task=compare", *words)
+    assert (done.code, done.err) == (0, "")
+    lines = [line.split() for line in done.lines]
     assert ["configuration", "method._target_", "exp.methods.manual.NumPy", "exp.methods.autograd.Autograd"] in lines
     assert any(line[:2] == ["environment", "versions.torch"] for line in lines)
-    assert any(line[:2] == ["metrics", "final/loss"] for line in lines) or "equal bit for bit" in done.stdout
-    assert "declared: method" in done.stdout and "\nrelative to numpy:\n" in done.stdout
+    assert any(line[:2] == ["metrics", "final/loss"] for line in lines) or "equal bit for bit" in done.out
+    assert "declared: method" in done.out and "\nrelative to numpy:\n" in done.out
     assert (tmp_path / "page" / "compare.html").exists()
 
 
@@ -102,13 +106,13 @@ def test_another_seed_among_named_runs_is_refused_unless_allowed(
     assert Path("comparison/compare.html").exists()
 
 
-def test_a_run_of_other_code_in_a_sweep_is_refused(tmp_path: Path) -> None:
+def test_a_run_of_other_code_in_a_sweep_is_refused(here: Here, tmp_path: Path) -> None:
     planned = grid(("numpy", "autograd"), (1e-6,), (0,), steps=9)
     planned[1]["environment"] = ENVIRONMENT | {"sources": {"exp/training.py": "other"}}
     written_sweep(tmp_path / "runs", planned)
-    done = command("task=compare", cwd=tmp_path)
+    done = here("task=compare")
     said = "code (exp/training.py): bb in numpy lr=1e-06 seed=0; other in autograd lr=1e-06 seed=0"
-    assert done.returncode == 1 and said in done.stderr and said in done.stdout and "compare.allow=[code]" in done.stderr
+    assert done.code == 1 and said in done.err and said in done.out and "compare.allow=[code]" in done.err
 
 
 @pytest.mark.parametrize(
@@ -142,10 +146,11 @@ def test_a_mistake_is_one_line(
     assert capsys.readouterr().out == ""
 
 
-def test_a_mistake_of_a_comparison_is_exit_code_1(folder: Path) -> None:
-    done = command("task=compare", "compare.baseline=method=numpi", cwd=folder)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: compare.baseline=method=numpi: none of") and done.stderr.count("\n") == 1
+def test_a_mistake_of_a_comparison_is_exit_code_1(folder: Path, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    done = here("task=compare", "compare.baseline=method=numpi")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("error: compare.baseline=method=numpi: none of") and done.err.count("\n") == 1
 
 
 def test_a_sweep_is_compared_while_it_runs_and_watched_to_its_end(tmp_path: Path) -> None:
@@ -232,9 +237,9 @@ def test_texts_need_no_quotes_of_hydras() -> None:
     assert names_quoted(typed) == [*quoted, "compare.require=", r"compare.require='\'a\' < \'b\''"]
 
 
-def test_a_comparison_is_not_swept(tmp_path: Path) -> None:
-    done = command("-m", "task=compare", "seed=0,1", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (1, "error: task=compare: cannot be swept; leave -m out\n")
+def test_a_comparison_is_not_swept(here: Here) -> None:
+    done = here("-m", "task=compare", "seed=0,1")
+    assert (done.code, done.err) == (1, "error: task=compare: cannot be swept; leave -m out\n")
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

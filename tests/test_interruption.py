@@ -13,11 +13,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from commands import client, exp, free_port, points, start, tracked, until
-from sweeping import children
+from sweeping import Here, children, here
 
 from exp import load
 from exp.errors import InputError
 from exp.run_folder import RunFolder, run_folders
+
+__all__ = ["here"]
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(mlflow|sqlalchemy|alembic)")
 
@@ -171,12 +173,11 @@ def test_the_ui_shows_the_runs_and_leaves_nothing_behind(
                 os.kill(process, signal.SIGKILL)
 
 
-def test_a_port_in_use_is_said_in_a_line(tmp_path: Path) -> None:
+def test_a_port_in_use_is_said_in_a_line(here: Here, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        done = exp("task=ui", f"task.port={port}", cwd=tmp_path)
-    assert done.returncode == 1 and done.stdout == "" and len(done.stderr.splitlines()) == 1
-    assert re.match(rf"error: task\.port={port}: .*in use; try task\.port=\d+", done.stderr)
+        done = here("task=ui", f"task.port={port}").refused(f"task.port={port}: ")
+    assert done.out == "" and re.search(r": .*in use; try task\.port=\d+\n$", done.err)
     assert not list(tmp_path.iterdir())

@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 from commands import done_here
 from commands import exp as command
+from sweeping import Here, commanded, here
 
 from exp.errors import InputError
 from exp.run_folder import RunFolder, run_folders
+
+__all__ = ["here"]
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +36,10 @@ def recorded(folder: Path) -> list[RunFolder]:
 
 def test_a_run_is_repeated_bit_for_bit(folder: Path) -> None:
     first = recorded(folder)[0]
-    done = command("task=repeat", f"repeat.run=runs/{first.path.name}", "tracker=none", cwd=folder)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[0] == f"repeats runs/{first.path.name}"
-    assert "unchanged: configuration, data, code, environment\nloss curves: equal bit for bit\n" in done.stdout
+    words = ("task=repeat", f"repeat.run=runs/{first.path.name}", "tracker=none")
+    done = commanded(command(*words, cwd=folder)).ok()  # in this process the environment is another
+    assert done.lines[0] == f"repeats runs/{first.path.name}"
+    assert "unchanged: configuration, data, code, environment\nloss curves: equal bit for bit\n" in done.out
     before, again = recorded(folder)
     assert again.config() == before.config()
     assert (again.curve()["train/loss"] == before.curve()["train/loss"]).all()
@@ -47,7 +50,7 @@ def test_a_run_is_repeated_bit_for_bit(folder: Path) -> None:
     ]
 
 
-def test_what_has_changed_since_is_said(folder: Path) -> None:
+def test_what_has_changed_since_is_said(folder: Path, here: Here) -> None:
     first = recorded(folder)[0]
     environment = first.read_json("environment.json")
     environment["versions"]["numpy"] = "2.0.0"
@@ -57,9 +60,9 @@ def test_what_has_changed_since_is_said(folder: Path) -> None:
     curve = first.curve()
     curve["train/loss"][4] *= 1.25
     first.write_curve(curve)
-    done = command("task=repeat", "tracker=none", "name=again", cwd=folder)
-    assert (done.returncode, done.stderr) == (0, "")
-    lines = done.stdout.splitlines()
+    done = here("task=repeat", "tracker=none", "name=again")
+    assert (done.code, done.err) == (0, "")
+    lines = done.lines
     assert any(line.startswith("changed: environment versions.numpy: 2.0.0 before, ") for line in lines)
     assert any(line.startswith("changed: environment cpu: another before, ") for line in lines)
     assert any(line.startswith("changed: data weights: other before, ") for line in lines)
@@ -101,7 +104,9 @@ def test_a_verification_since_is_not_what_is_repeated(words: list[str], folder: 
     assert recorded(folder)[-1].status()["repeats"] == first.path.name
 
 
-def test_only_training_runs_are_repeated_and_a_key_that_is_gone_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_training_runs_are_repeated_and_a_key_that_is_gone_is_said(
+    folder: Path, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(folder)
     first = recorded(folder)[0]
     first.update_status(task="verify")
@@ -112,6 +117,6 @@ def test_only_training_runs_are_repeated_and_a_key_that_is_gone_is_said(folder: 
     config = first.config()
     config["optimizer"]["warmup"] = 3
     first.write_config(config)
-    done = command("task=repeat", cwd=folder)
-    assert (done.returncode, done.stdout) == (1, "") and done.stderr.startswith("error: optimizer.warmup=3: no such key")
-    assert done.stderr.count("\n") == 1
+    done = here("task=repeat")
+    assert (done.code, done.out) == (1, "") and done.err.startswith("error: optimizer.warmup=3: no such key")
+    assert done.err.count("\n") == 1

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 from commands import exp as command
-from sweeping import QUIET, SIZE, Here, attempts, commanded, counted, finished, here, the_sweep, with_faulty
+from sweeping import QUIET, SIZE, Here, attempts, commanded, counted, finished, forget, here, the_sweep, with_faulty
 
 from exp import identity, registry
 from exp.claims import Claims
@@ -32,6 +33,20 @@ pytestmark = [
     # Hydra 1.3 merges a file with the plugin's own configuration of that name, and says so. It is what we want.
     pytest.mark.filterwarnings(r"ignore:\s*'hydra/launcher/\w+' is validated against ConfigStore schema:UserWarning"),
 ]
+
+
+@pytest.fixture(scope="module")
+def two_done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `-m seed=0,1` has run, with `QUIET`."""
+    folder = tmp_path_factory.mktemp("done")
+    commanded(command("-m", *QUIET, "seed=0,1", cwd=folder)).ok()
+    return folder
+
+
+@pytest.fixture
+def two_seeds(two_done: Path, tmp_path: Path) -> None:
+    """A copy of it in the test's folder."""
+    shutil.copytree(two_done / "runs", tmp_path / "runs")
 
 
 def states(lines: list[str]) -> dict[str, tuple[str, str]]:
@@ -90,8 +105,8 @@ def typed_faulty(folder: Path) -> tuple[str, ...]:
     return ("--config-dir", "my", "-m", "method=faulty", *SIZE, "training.steps=20")
 
 
+@pytest.mark.usefixtures("two_seeds")
 def test_a_run_that_is_being_done_elsewhere_is_said_to_run(here: Here, tmp_path: Path) -> None:
-    here("-m", *QUIET, "seed=0,1").ok()
     (run,) = [run for run in run_folders(tmp_path / "runs") if run.status()["name"] == "seed=1"]
     again: Callable[[dict[str, Any]], bool] = lambda status: True  # noqa: E731
     begun = {"status": "RUNNING", "started": time.time(), "name": "seed=1"}
@@ -149,8 +164,8 @@ def test_of_nothing_that_can_be_done_here_nothing_is_created(here: Here, tmp_pat
 # Resume
 
 
+@pytest.mark.usefixtures("two_seeds")
 def test_repeating_the_command_runs_only_what_is_missing(here: Here, tmp_path: Path) -> None:
-    here("-m", *QUIET, "seed=0,1").ok()
     before = folders(tmp_path)
     done = here("-m", *QUIET, "seed=0,1").ok()
     assert done.plan == "2 done" and folders(tmp_path) == before
@@ -160,8 +175,8 @@ def test_repeating_the_command_runs_only_what_is_missing(here: Here, tmp_path: P
     assert the_sweep(tmp_path).status()["status"] == "FINISHED"
 
 
+@pytest.mark.usefixtures("two_seeds")
 def test_a_widened_grid_reuses_the_runs_of_the_narrower(here: Here, tmp_path: Path) -> None:
-    here("-m", *QUIET, "seed=0,1").ok()
     narrow = the_sweep(tmp_path).path.name
     done = here("-m", *QUIET, "seed=0,1", "optimizer.lr=1e-3,1e-4").ok()
     assert done.plan == "2 new, 2 done"
@@ -184,8 +199,8 @@ def test_a_narrower_grid_reuses_the_runs_of_the_wider(here: Here, tmp_path: Path
     assert len([line for line in done.lines if re.match(r"seed=\d  +cpu ", line)]) == 2
 
 
+@pytest.mark.usefixtures("two_seeds")
 def test_single_runs_always_run(here: Here, tmp_path: Path) -> None:
-    here("-m", *QUIET, "seed=0,1").ok()
     for _ in range(2):
         here(*QUIET, "seed=0").ok()
     assert counted(tmp_path) == {"FINISHED": 4}
@@ -244,12 +259,12 @@ def test_a_failing_run_fails_alone(here: Here, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_fail_fast_stops(launcher: str, tmp_path: Path) -> None:
+def test_fail_fast_stops(launcher: str, here: Here, tmp_path: Path) -> None:
     words = (*with_faulty(tmp_path), "tracker=none", "method.fault=none,raises", "method.place=0,1,2,3,4,5,6,7,8,9,10,11")
     words = (*words, "sweep.fail_fast=true", f"hydra/launcher={launcher}", "hydra.launcher.n_jobs=2")[
         : -1 if launcher == "basic" else None
     ]
-    done = commanded(command(*words, cwd=tmp_path)).ok(3)
+    done = (here(*words) if launcher == "basic" else commanded(command(*words, cwd=tmp_path))).ok(3)
     counts = counted(tmp_path)
     least = 12 if launcher == "basic" else 11  # a worker may fail before the other begins the run before it
     assert least <= counts["FINISHED"] <= 12 and 1 <= counts["FAILED"] <= 2 and set(counts) == {"FINISHED", "FAILED"}
@@ -257,7 +272,7 @@ def test_fail_fast_stops(launcher: str, tmp_path: Path) -> None:
     assert resume.startswith("resume: python -m exp --config-dir my -m ")
     (tmp_path / "mended").touch()
     if launcher == "basic":
-        assert commanded(command(*words, cwd=tmp_path)).ok().plan == "11 new, 1 retry, 12 done"
+        assert here(*words).ok().plan == "11 new, 1 retry, 12 done"
 
 
 def test_no_exception_of_a_worker_and_no_death_ends_a_sweep(tmp_path: Path) -> None:
@@ -367,34 +382,31 @@ def test_a_launcher_that_is_not_installed_is_one_line(
 # Identity
 
 
+@pytest.mark.usefixtures("two_seeds")
 def test_what_only_says_how_does_not_run_again(here: Here, tmp_path: Path) -> None:
-    here("-m", *QUIET, "seed=0,1").ok()
-    others = (
-        ["name=other"],
-        ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1"],
-        ["sweep.fail_fast=true"],
-        ["sweep.rerun=missing"],
-    )
-    for words in others:
-        assert here("-m", *QUIET, "seed=0,1", *words).ok().plan == "2 done"
-    tracked = [word for word in QUIET if not word.startswith("tracker")]
-    assert here("-m", "tracker=mlflow", "tracker.experiment=x", *tracked, "seed=0,1", "sweep.plan=true").ok().plan == "2 done"
-    assert here("-m", *QUIET, "training.log_every=7", "seed=0,1", "sweep.plan=true").ok().plan == "2 done", "logging"
-    spelled = [word.replace("1e-3", "0.001") for word in QUIET]
-    assert here("-m", *spelled, "seed=0,1", "problem=random", "sweep.plan=true").ok().plan == "2 done"
+    others = ("name=other", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1", "sweep.fail_fast=true", "sweep.rerun=missing")
+    assert here("-m", *QUIET, "seed=0,1", *others).ok().plan == "2 done"
+    words = [word.replace("1e-3", "0.001") for word in QUIET if not word.startswith("tracker")]
+    words += ["tracker=mlflow", "tracker.experiment=x", "training.log_every=7", "problem=random"]
+    assert here("-m", *words, "seed=0,1", "sweep.plan=true").ok().plan == "2 done"
 
 
-@pytest.mark.parametrize(
-    "word",
-    ["threads=2", "precision=fp64", "training.steps=21", "problem.seed=9", "network.seed=9", "device=cpu optimizer=adam"],
-)
-def test_what_can_change_the_result_runs_again(word: str, here: Here) -> None:
-    here("-m", *QUIET, "seed=0,1").ok()
-    assert here("-m", *QUIET, *word.split(), "seed=0,1", "sweep.plan=true").ok().plan == "2 new"
+@pytest.mark.usefixtures("two_seeds")
+def test_what_can_change_the_result_runs_again(here: Here) -> None:
+    words = [word for word in QUIET if not word.startswith("training.steps")]
+    changes = ["threads:[2]", "precision:[fp64]", "problem.seed:[9]", "network.seed:[9]", "device:[cpu],optimizer:[adam]"]
+    grids = ["training.steps:[20]", "training.steps:[21]", *(f"{change},training.steps:[20]" for change in changes)]
+    parts = ",".join(f"{{grid:{{{grid}}}}}" for grid in grids)
+    done = here("-m", *words, "seed=0,1", f"sweep.union=[{parts}]", "sweep.plan=true").ok()
+    assert done.plan == "12 new, 2 done"
+    assert [name for name, (state, _) in states(done.lines).items() if state == "done"] == [
+        "steps=20 seed=0",
+        "steps=20 seed=1",
+    ]
 
 
+@pytest.mark.usefixtures("two_seeds")
 def test_another_version_runs_again(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    here("-m", *QUIET, "seed=0,1").ok()
     known = identity.version
     for other in ("exp", "numpy", "torch"):
         monkeypatch.setattr(identity, "version", lambda package, other=other: "0.0" if package == other else known(package))
@@ -403,25 +415,27 @@ def test_another_version_runs_again(here: Here, monkeypatch: pytest.MonkeyPatch)
     assert here("-m", *QUIET, "seed=0,1", "sweep.plan=true").ok().plan == "2 done"
 
 
-def test_a_changed_method_runs_again(tmp_path: Path) -> None:
+def test_a_changed_method_runs_again(here: Here, tmp_path: Path) -> None:
     words = (*with_faulty(tmp_path), "tracker=none", "seed=0,1")
-    module = tmp_path / "my" / "faulty.py"
-    module.write_text("import beside\n" + module.read_text())
-    (tmp_path / "my" / "beside.py").write_text("FACTOR = 1\n")
-    (tmp_path / "my" / "unrelated.py").write_text("FACTOR = 1\n")
+    module, beside, unrelated = (tmp_path / "my" / f"{name}.py" for name in ("faulty", "beside", "unrelated"))
+    in_the_working_directory = tmp_path / "beside_the_data.py"
+    module.write_text("import beside\nimport beside_the_data\n" + module.read_text())
+    for file in (beside, unrelated, in_the_working_directory):
+        file.write_text("FACTOR = 1\n")
 
-    def plan() -> str:
-        return commanded(command(*words, "sweep.plan=true", cwd=tmp_path)).ok().plan
+    def plan(*more: str) -> str:
+        forget(tmp_path)
+        return here(*words, *more).ok().plan
 
-    commanded(command(*words, cwd=tmp_path)).ok()
-    (tmp_path / "my" / "unrelated.py").write_text("FACTOR = 2\n")
-    assert plan() == "2 done"
-    (tmp_path / "my" / "beside.py").write_text("FACTOR = 2\n")
-    assert plan() == "2 new", "a file that the method imports"
-    (tmp_path / "my" / "beside.py").write_text("FACTOR = 1\n")
+    assert plan() == "2 new"
+    unrelated.write_text("FACTOR = 2\n")
+    assert plan("sweep.plan=true") == "2 done"
+    for file in (beside, in_the_working_directory):
+        file.write_text("FACTOR = 2\n")
+        assert plan("sweep.plan=true") == "2 new", "a file that the method imports"
+        file.write_text("FACTOR = 1\n")
     module.write_text(module.read_text().replace("self.taken += 1", "self.taken += 1  # more"))
     assert plan() == "2 new"
-    commanded(command(*words, cwd=tmp_path)).ok()
     assert len(finished(tmp_path)) == 2 and counted(tmp_path) == {"FINISHED": 4}
 
 
@@ -479,9 +493,9 @@ def test_a_claim_on_another_machine_expires_without_heartbeat(tmp_path: Path) ->
     assert folder.alive
 
 
+@pytest.mark.usefixtures("two_seeds")
 def test_a_claim_that_was_broken_off_is_taken(tmp_path: Path, here: Here) -> None:
     """Killed before the folder had a status, before the claim was written, or with a claim on what was removed."""
-    here("-m", *QUIET, "seed=0,1").ok()
     claims = tmp_path / "runs" / ".claims"
     for claim in claims.iterdir():
         if not claim.name.startswith("."):
@@ -501,19 +515,8 @@ def test_the_plan_is_kept(here: Here, tmp_path: Path) -> None:
     assert the_sweep(tmp_path).status()["command"][:4] == ["python", "-m", "exp", "-m"]
 
 
-def test_a_module_in_the_working_directory_is_followed_too(tmp_path: Path) -> None:
-    words = (*with_faulty(tmp_path), "tracker=none", "seed=0,1")
-    module = tmp_path / "my" / "faulty.py"
-    module.write_text("import beside_the_data\n" + module.read_text())
-    beside = tmp_path / "beside_the_data.py"
-    beside.write_text("FACTOR = 1\n")
-    commanded(command(*words, cwd=tmp_path)).ok()
-    beside.write_text("FACTOR = 2\n")
-    assert commanded(command(*words, "sweep.plan=true", cwd=tmp_path)).ok().plan == "2 new"
-
-
+@pytest.mark.usefixtures("two_seeds")
 def test_the_latest_sweep_is_that_which_was_worked_on_last(here: Here, tmp_path: Path) -> None:
-    here("-m", *QUIET, "seed=0,1").ok()
     first = the_sweep(tmp_path).path.name
     here("-m", *QUIET, "optimizer.lr=1e-3,1e-4", "seed=5").ok()
     here("-m", *QUIET, "seed=0,1").ok()

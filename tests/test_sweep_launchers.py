@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 from commands import exp as command
-from sweeping import SIZE, all_gone, commanded, counted, curves, the_sweep
+from sweeping import SIZE, Here, all_gone, commanded, counted, curves, here, the_sweep
+
+__all__ = ["here"]
 
 WORDS = ("-m", "method=numpy,module", "threads=1,2", *SIZE[:-2], "network.hidden=[40]", "precision=fp64", "training.steps=20")
 WORDS = (*WORDS, "problem.samples=300", "problem.inputs=200", "optimizer.lr=1e-6", "tracker=none")
@@ -20,7 +22,7 @@ def basic(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "ray", "submitit_local"])
-def test_every_launcher_computes_the_same_bits(launcher: str, basic: dict[str, bytes], tmp_path: Path) -> None:
+def test_every_launcher_computes_the_same_bits(launcher: str, basic: dict[str, bytes], here: Here, tmp_path: Path) -> None:
     name = launcher.partition("_")[0]
     if not importlib.util.find_spec(f"hydra_plugins.hydra_{name}_launcher"):
         pytest.skip(f"needs exp[{name}]")
@@ -30,4 +32,4 @@ def test_every_launcher_computes_the_same_bits(launcher: str, basic: dict[str, b
     assert sum(line.split()[0][:2] in ("1/", "2/", "3/", "4/") for line in done.lines) == 4, "each is said when it is over"
     assert {path.name for path in tmp_path.iterdir()} == {"runs"}
     all_gone(tmp_path)
-    assert commanded(command(*WORDS, "sweep.plan=true", cwd=tmp_path)).ok().plan == "4 done", "the launcher is no part of a run"
+    assert here(*WORDS, "sweep.plan=true").ok().plan == "4 done", "the launcher is no part of a run"

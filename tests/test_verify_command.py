@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import exp as command
 from commands import points, tracked
+from sweeping import Here, here
 
 from exp import run
 from exp.run_folder import run_folders
+
+__all__ = ["here"]
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(mlflow|sqlalchemy|alembic)")
 
@@ -54,15 +56,15 @@ def verdicts(folder: Path) -> list[dict[str, Any]]:
     return [found.read_json("verdict.json") for found in run_folders(folder / "runs")]
 
 
-def test_an_equivalent_method_is_told_printed_and_recorded(tmp_path: Path) -> None:
-    done = command("task=verify", "method=numpy", "optimizer=momentum", "verify.kit=full", *SMALL, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    lines = [line.split() for line in done.stdout.splitlines()]
+def test_an_equivalent_method_is_told_printed_and_recorded(here: Here, tmp_path: Path) -> None:
+    done = here("task=verify", "method=numpy", "optimizer=momentum", "verify.kit=full", *SMALL)
+    assert (done.code, done.err) == (0, "")
+    lines = [line.split() for line in done.lines]
     assert ["beat", "tensor", "resolution", "largest", "error", "/", "tolerance"] in lines
     assert ["method", "device", "precision", "verdict", "resolution", "bluntest"] in lines
     told = next(line for line in lines if line[:4] == ["numpy", "cpu", "fp32", "equivalent"])
-    assert done.stdout.count("\nkept ") == 9
-    assert "free-running losses of 20 steps: at most" in done.stdout
+    assert done.out.count("\nkept ") == 9
+    assert "free-running losses of 20 steps: at most" in done.out
     folder = run_folders(tmp_path / "runs")[0].path
     found = verdicts(tmp_path)[0]
     assert (found["verdict"], found["method"], found["precision"], found["first"]) == ("equivalent", "numpy", "fp32", None)
@@ -92,9 +94,9 @@ def test_an_equivalent_method_is_told_printed_and_recorded(tmp_path: Path) -> No
     assert [step for step, _ in points(uri, recorded, "reference/loss")] == list(range(20))
 
 
-def test_a_wrong_method_is_named_by_beat_tensor_element_and_both_values(tmp_path: Path, theirs: Path) -> None:
-    done = command("--config-dir", str(theirs), "task=verify", "method=wrong", "tracker=none", *SMALL, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (2, "")
+def test_a_wrong_method_is_named_by_beat_tensor_element_and_both_values(here: Here, tmp_path: Path, theirs: Path) -> None:
+    done = here("--config-dir", str(theirs), "task=verify", "method=wrong", "tracker=none", *SMALL)
+    assert (done.code, done.err) == (2, "")
     found = verdicts(tmp_path)[0]
     first = found["first"]
     assert (found["verdict"], first["beat"], first["tensor"], first["layer"]) == ("different", "backward", "layer2.weight", 2)
@@ -102,23 +104,21 @@ def test_a_wrong_method_is_named_by_beat_tensor_element_and_both_values(tmp_path
     assert first["ratio"] > 100
     place = f"layer2.weight[{first['index'][0]}, 0]"
     values = f"{first['found']:.9g} where {first['expected']:.9g} is right ({first['ratio']:.3g} times the tolerance)"
-    assert f"different: backward, {place} at probe signed 1: {values}" in done.stdout
-    assert f"backward, {place}" in next(line for line in done.stdout.splitlines() if line.startswith("wrong   cpu"))
+    assert f"different: backward, {place} at probe signed 1: {values}" in done.out
+    assert f"backward, {place}" in next(line for line in done.lines if line.startswith("wrong   cpu"))
 
 
-def test_a_sweep_says_who_shares_a_step_and_ends_with_the_worst_verdict(tmp_path: Path, theirs: Path) -> None:
+def test_a_sweep_says_who_shares_a_step_and_ends_with_the_worst_verdict(here: Here, tmp_path: Path, theirs: Path) -> None:
     words = ("task=verify", "method=raising,numpy,tensor", "precision=fp32,tf32", "tracker=none", *SMALL)
-    done = command("--config-dir", str(theirs), "-m", *words, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (4, "")  # undecided before equivalent
-    lines = done.stdout.splitlines()
-    assert (
-        "numpy and tensor are one implementation (exp.methods.manual.Manual): that they agree is no independent" in done.stdout
-    )
+    done = here("--config-dir", str(theirs), "-m", *words)
+    assert (done.code, done.err) == (4, "")  # undecided before equivalent
+    lines = done.lines
+    assert "numpy and tensor are one implementation (exp.methods.manual.Manual): that they agree is no independent" in done.out
     assert "skipped tensor tf32: TF32 is a mode of NVIDIA GPUs; use device=cuda, or precision=fp32" in lines
     table = lines[next(number for number, line in enumerate(lines) if line.startswith("run ")) :]
     assert [line.split()[0] for line in table[1:4]] == ["numpy", "tensor", "raising"]
-    assert "raising fp32 is undecided: the method raised ZeroDivisionError: nothing to divide by" in done.stdout
-    assert "would decide it: a step that runs at every probe" in done.stdout
+    assert "raising fp32 is undecided: the method raised ZeroDivisionError: nothing to divide by" in done.out
+    assert "would decide it: a step that runs at every probe" in done.out
     by_method = {found["method"]: found for found in verdicts(tmp_path)}
     assert {method: found["verdict"] for method, found in by_method.items()} == {
         "numpy": "equivalent",
@@ -129,11 +129,11 @@ def test_a_sweep_says_who_shares_a_step_and_ends_with_the_worst_verdict(tmp_path
     assert "ZeroDivisionError" in (failed / "error.txt").read_text()
 
 
-def test_what_cannot_run_here_is_unsupported_with_the_reason(tmp_path: Path) -> None:
-    done = command("task=verify", "method=tensor", "precision=tf32", "device=cpu", cwd=tmp_path)
-    assert done.returncode == 1
+def test_what_cannot_run_here_is_unsupported_with_the_reason(here: Here, tmp_path: Path) -> None:
+    done = here("task=verify", "method=tensor", "precision=tf32", "device=cpu")
+    assert done.code == 1
     reason = "TF32 is a mode of NVIDIA GPUs; use device=cuda, or precision=fp32"
-    assert done.stdout == f"verdict: unsupported: method=tensor device=cpu precision=tf32: {reason}\n"
+    assert done.out == f"verdict: unsupported: method=tensor device=cpu precision=tf32: {reason}\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -144,9 +144,9 @@ def test_what_cannot_run_here_is_unsupported_with_the_reason(tmp_path: Path) -> 
         (["verify.kit=full"], "error: verify.kit=full: is a key of task=verify; add task=verify\n"),
     ],
 )
-def test_a_mistake_is_one_line_that_says_what_to_type(words: list[str], said: str, tmp_path: Path) -> None:
-    done = command(*words, cwd=tmp_path)
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
+def test_a_mistake_is_one_line_that_says_what_to_type(words: list[str], said: str, here: Here, tmp_path: Path) -> None:
+    done = here(*words)
+    assert (done.code, done.out, done.err) == (1, "", said)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -157,12 +157,12 @@ def remembered(folder: Path) -> list[Path]:
     return sorted((folder / "runs" / ".verdicts").glob("*"), key=lambda path: path.stat().st_mtime_ns)
 
 
-def test_a_training_has_its_verdict_and_the_next_one_does_not_judge_again(tmp_path: Path, theirs: Path) -> None:
+def test_a_training_has_its_verdict_and_the_next_one_does_not_judge_again(here: Here, tmp_path: Path, theirs: Path) -> None:
     words = ["method=wrong", "training.verify=true", "tracker=none", *SMALL]
-    done = command("--config-dir", str(theirs), *words, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")  # trained
-    assert "\nverdict: different: backward, layer2.weight[" in done.stdout
-    heading, row = (line.split() for line in done.stdout.splitlines() if line.startswith(("method ", "wrong   ")))
+    done = here("--config-dir", str(theirs), *words)
+    assert (done.code, done.err) == (0, "")  # trained
+    assert "\nverdict: different: backward, layer2.weight[" in done.out
+    heading, row = (line.split() for line in done.lines if line.startswith(("method ", "wrong   ")))
     assert (heading[-1], row[-1]) == ("verdict", "different")
     first, known = run_folders(tmp_path / "runs")[0], remembered(tmp_path)
     assert len(known) == 1
@@ -171,9 +171,9 @@ def test_a_training_has_its_verdict_and_the_next_one_does_not_judge_again(tmp_pa
     stored = json.loads(known[0].read_text())
     assert stored.items() <= first.read_json("verdict.json").items()
     known[0].write_text(json.dumps({**stored, "first": None, "verdict": "equivalent", "resolution": {"loss/loss": 0.0625}}))
-    done = command("--config-dir", str(theirs), *words, "optimizer.lr=1e-4", "seed=3", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "verdict: equivalent; a relative fault from 6.2e-02 on (loss/loss) would have been seen" in done.stdout
+    done = here("--config-dir", str(theirs), *words, "optimizer.lr=1e-4", "seed=3")
+    assert (done.code, done.err) == (0, "")
+    assert "verdict: equivalent; a relative fault from 6.2e-02 on (loss/loss) would have been seen" in done.out
     assert remembered(tmp_path) == known
 
 

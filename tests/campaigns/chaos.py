@@ -31,7 +31,7 @@ from sweeping import SIZE, all_gone, attempts, children, curves
 from exp.run_folder import SWEEPS, run_folders
 
 RUNS, STEPS = 40, 40
-WORDS = ("-m", "method=numpy", *SIZE, f"training.steps={STEPS}", f"seed=range({RUNS})")
+WORDS = ("-m", "method=numpy", *SIZE, f"training.steps={STEPS}")
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 LAST = 25
 """A sweep that needs more invocations than this goes round in circles."""
@@ -107,15 +107,18 @@ class Round:
     seconds: float = 0.0
 
 
-def undisturbed(folder: Path) -> dict[str, bytes]:
-    """The curves of the same runs, done one after the other in peace."""
-    command = [*COMMAND, *WORDS, "tracker=none"]
+def undisturbed(folder: Path, runs: int = RUNS) -> dict[str, bytes]:
+    """The curves of so many runs, done one after the other in peace."""
+    command = [*COMMAND, *WORDS, f"seed=range({runs})", "tracker=none"]
     subprocess.run(command, cwd=folder, env=clean(), check=True, stdout=subprocess.DEVNULL, timeout=300)
     return curves(folder)
 
 
 def play(folder: Path, seed: int, rough: int, expected: dict[str, bytes]) -> Round:
-    """One round in an empty folder: `rough` invocations in which processes are shot, then others until it is done."""
+    """One round in an empty folder: `rough` invocations in which processes are shot, then others until it is done.
+
+    `expected` are the curves of the undisturbed runs, from which their number is taken.
+    """
     chance, found, started = random.Random(seed), Round(seed), time.monotonic()
     kills, env = folder / "kills", armed(folder)
     code = None
@@ -124,7 +127,7 @@ def play(folder: Path, seed: int, rough: int, expected: dict[str, bytes]) -> Rou
         found.invocations += 1
         planned = set() if in_peace else planted(kills, chance)
         with (folder / f"said-{found.invocations}.txt").open("w") as said:
-            words = [*COMMAND, *WORDS, *JOBLIB]
+            words = [*COMMAND, *WORDS, f"seed=range({len(expected)})", *JOBLIB]
             process = subprocess.Popen(words, cwd=folder, env=env, stdout=said, stderr=said, start_new_session=True)
         if not in_peace:
             found.kills.update(shot(process, folder, chance))
