@@ -19,6 +19,7 @@ from commands import clean, client, exp, free_port, points, start, tracked, unti
 from exp import load
 from exp.errors import InputError
 from exp.run_folder import RunFolder, run_folders
+from exp.tracking.record import Store
 from exp.tracking.settings import Mlflow
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(mlflow|sqlalchemy|alembic)")
@@ -202,14 +203,15 @@ def test_a_run_whose_creation_timed_out_is_not_created_twice(
     folder.update_status(tracking={"uri": outage.server.uri, "experiment": "exp"})
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     store = opened(outage.server.uri)
-    search = store._client.search_runs
+    client = store.client._client
+    search = client.search_runs
 
     def search_then_hang(*arguments: Any, **options: Any) -> Any:
         found = search(*arguments, **options)
         outage.server.hang()
         return found
 
-    monkeypatch.setattr(store._client, "search_runs", search_then_hang)
+    monkeypatch.setattr(client, "search_runs", search_then_hang)
     try:
         with pytest.raises(Exception, match="runs/create"):
             store.record(folder)
@@ -221,12 +223,13 @@ def test_a_run_whose_creation_timed_out_is_not_created_twice(
 
 
 def opened(uri: str) -> Any:
-    """The upload process's side, in this process."""
+    """The upload process's side, in this process, with MLflow's client for all that is recorded."""
+    store = Store(uri)
+    store._bulk = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from exp.tracking.record import Store
-
-        return Store(uri)
+        assert store.client
+    return store
 
 
 # Many at once, and again
@@ -295,8 +298,9 @@ def test_a_growing_curve_goes_in_batches_and_without_what_is_not_finite(
     values = np.arange(2500.0)
     values[[3, 1100, 2400]] = np.nan, np.inf, -np.inf
     store, batches = opened(crowd.uri), []
-    send = store._client.log_batch
-    monkeypatch.setattr(store._client, "log_batch", lambda *given, **named: (batches.append(named), send(*given, **named)))
+    client = store.client._client
+    send = client.log_batch
+    monkeypatch.setattr(client, "log_batch", lambda *given, **named: (batches.append(named), send(*given, **named)))
     for steps, status in ((1200, "RUNNING"), (1200, "RUNNING"), (2500, "FINISHED")):
         folder.update_status(status=status, metrics={"final/loss": np.nan})
         folder.write_curve({"train/loss": values[:steps], "train/time": np.full(steps, 1e9)})
