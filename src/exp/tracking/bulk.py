@@ -16,10 +16,9 @@ from typing import Any
 from urllib.parse import unquote
 from uuid import uuid4
 
+from exp.tracking import tables
 from exp.tracking.contents import Ending, Point
-
-REVISION = "dc11669786a5"
-"""The last migration of MLflow 3.17.2."""
+from exp.tracking.tables import REVISION
 
 PATIENCE_SECONDS = 20.0
 """How long another writer is waited for; as MLflow does."""
@@ -52,14 +51,20 @@ class Bulk:
 
     @property
     def familiar(self) -> bool:
-        """Whether the tables are those that can be written."""
+        """Whether the tables are those that can be written, or could be made."""
+        if tables.absent(self._file):
+            return tables.installed()
         with suppress(Unfamiliar, sqlite3.Error), self._opened():
             return self._is_known()
         return False
 
     @contextmanager
     def _opened(self) -> Iterator[None]:
-        _unless(not self._file.exists() or bool(os.environ.get("MLFLOW_ENABLE_WORKSPACES")))
+        _unless(bool(os.environ.get("MLFLOW_ENABLE_WORKSPACES")))
+        if tables.absent(self._file):
+            _unless(not tables.installed())
+            with tables.first_open(self._file, tables.copy):
+                pass
         with closing(sqlite3.connect(self._file, timeout=PATIENCE_SECONDS, isolation_level=None)) as self._database:
             yield
 
@@ -109,8 +114,7 @@ class Bulk:
         self._database.executemany("DELETE FROM tags WHERE key = ? AND run_uuid = ?", [(key, run) for key in ending.left])
         if ending.dataset:
             self._add_dataset(run, experiment, **ending.dataset)
-        for file in ending.files:
-            _copy(file, Path(unquote(place.removeprefix("file://"))))
+        _copy(ending.files, Path(unquote(place.removeprefix("file://"))))
         changes = "status = ?, end_time = ?, name = coalesce(?, name)"
         self._rows(f"UPDATE runs SET {changes} WHERE run_uuid = ?", ending.status, ending.ended, ending.renamed, run)
 
@@ -153,8 +157,10 @@ def _unless(unusual: bool, value: Any = None) -> Any:
     return value
 
 
-def _copy(file: Path, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f".{file.name}.{os.getpid()}"
-    shutil.copy2(file, unfinished)
-    unfinished.replace(folder / file.name)
+def _copy(files: list[Path], folder: Path) -> None:
+    if files:
+        folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        unfinished = folder / f".{file.name}.{os.getpid()}"
+        shutil.copy2(file, unfinished)
+        unfinished.replace(folder / file.name)

@@ -1,9 +1,7 @@
 """Runs told to any MLflow store by its own client. The only module that imports mlflow."""
 
-import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 # Short timeouts and no retries of MLflow's own (its defaults block for minutes): what fails is tried again by us.
@@ -19,6 +17,7 @@ from mlflow.store.db import utils as database
 
 from exp.tracking.contents import Ending, Point
 from exp.tracking.settings import database_file
+from exp.tracking.tables import first_open
 
 CHUNK = 1000
 """Points in one request: MLflow's limit."""
@@ -32,7 +31,8 @@ class Client:
     lasting = True
 
     def __init__(self, uri: str):
-        with _first_open(uri):
+        file = database_file(uri)
+        with first_open(file, _make_tables) if file else nullcontext():
             self._client = MlflowClient(tracking_uri=uri)
             self._client.search_experiments(max_results=1)
 
@@ -87,26 +87,7 @@ class Client:
         self._client.set_experiment_tag(experiment, key, value)
 
 
-@contextmanager
-def _first_open(uri: str) -> Iterator[None]:
-    """One process at a time: MLflow's tables are made by whoever opens a database first, and that must not be two."""
-    file = database_file(uri)
-    if file is None:
-        yield
-        return
-    with file.with_name(f".{file.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if hasattr(database, "_initialize_tables") and not (file.exists() and file.stat().st_size):
-            _make_tables(file)
-        yield
-
-
 def _make_tables(file: Path) -> None:
-    """A new database, put in its place as a whole: tables that were left half made, by a kill, could never be opened."""
-    unfinished = file.with_name(f".{file.name}.new")
-    for left in (unfinished, file.with_name(f"{unfinished.name}-journal")):
-        left.unlink(missing_ok=True)
-    engine = database.create_sqlalchemy_engine_with_retry(f"sqlite:///{unfinished}")
+    engine = database.create_sqlalchemy_engine_with_retry(f"sqlite:///{file}")
     database._initialize_tables(engine)
     engine.dispose()
-    unfinished.replace(file)
