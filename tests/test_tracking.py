@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import urllib.request
 import warnings
 from collections.abc import Iterator
@@ -220,6 +221,39 @@ def test_a_run_whose_creation_timed_out_is_not_created_twice(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
     opened(outage.server.uri).record(folder)
     assert_in_mlflow(outage.server.uri, folder)
+
+
+def test_a_run_that_is_written_beside_a_server_of_the_same_database(tmp_path: Path, outage: SimpleNamespace) -> None:
+    """Both write at the same time, nothing is lost, and the server shows the runs as if it had been told of them."""
+    uri, server = f"sqlite:///{outage.server.folder}/server.db", client(outage.server.uri)
+    assert short(tmp_path, "tracker=none").returncode == 0
+    (first,) = run_folders(tmp_path / "runs")
+    busy = server.create_run("0", tags={"exp.run": "busy"}).info.run_id
+    over, sent = threading.Event(), []
+
+    def keep_busy() -> None:
+        while not over.is_set():
+            server.log_metric(busy, "busy", float(len(sent)), step=len(sent))
+            sent.append(len(sent))
+
+    other = threading.Thread(target=keep_busy)
+    other.start()
+    store, folders = Store(uri), []
+    try:
+        until(lambda: sent)
+        for number in range(10):
+            folders.append(RunFolder(shutil.copytree(first.path, tmp_path / f"beside {number}")))
+            folders[-1].update_status(tracking={"uri": uri, "experiment": "beside"})
+            store.record(folders[-1])
+    finally:
+        over.set()
+        other.join()
+    assert "client" not in vars(store)
+    for folder in folders:
+        assert_in_mlflow(outage.server.uri, folder)
+    run = tracked(outage.server.uri)["beside 9"]
+    assert {file.path for file in server.list_artifacts(run.info.run_id)} == {"config.yaml", "environment.json"}
+    assert [step for step, _ in points(outage.server.uri, server.get_run(busy), "busy")] == sent
 
 
 def opened(uri: str) -> Any:

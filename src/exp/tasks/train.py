@@ -13,7 +13,6 @@ from exp.curve import Curve
 from exp.environment import environment
 from exp.experiment import Experiment
 from exp.identity import run_sources
-from exp.judgement import remembered
 from exp.memory import measured
 from exp.naming import short
 from exp.problems import Data
@@ -23,7 +22,6 @@ from exp.seeds import digest
 from exp.summary import cell, metrics, valid_columns
 from exp.tasks.base import RunTask, Table
 from exp.tasks.recording import alone, recorded
-from exp.tasks.verify import verdict_status
 from exp.training import train
 
 FLUSH_SECONDS = 2.0
@@ -98,6 +96,9 @@ def _train(
         final = experiment.method.export()
     said = {"status": "FINISHED", "metrics": metrics(curve) | taken, "first_loss": next(iter(curve.train_loss), None)}
     if experiment.training.verify:
+        from exp.judgement import remembered  # a tenth of a start: most runs need none of it
+        from exp.tasks.verify import verdict_status
+
         verdict = remembered(experiment, data, torch_device, Verdicts(experiment.runs))
         folder.write_json("verdict.json", {**experiment.choices, **verdict.as_json()})
         report.say(f"verdict: {verdict.line}")
