@@ -68,9 +68,10 @@ class Upload:
         """Save the view of a sweep."""
         try:
             self.answer(view["sweep"], final=True, **self._reached(view["uri"], lambda store: store.save_view(view)))
-            self._reached(view["uri"], lambda store: store.analyze())
         except Exception as error:
             self.answer(view["sweep"], final=True, error=_reason(error))
+        with contextlib.suppress(Exception):  # only makes reading faster, and nobody waits for it
+            self._reached(view["uri"], lambda store: store.analyze())
 
     def recover(self, runs: Path) -> None:
         """Upload what is missing of runs that are over and that nobody else looks after."""
