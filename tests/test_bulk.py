@@ -382,14 +382,22 @@ def test_another_writer_is_waited_for(tmp_path: Path, empty: Path, recorded: dic
 
 
 def test_a_run_imports_no_mlflow(tmp_path: Path) -> None:
-    """Not even the first in a folder. Shown by an MLflow that has all its files, and cannot be imported."""
+    """Not even the first in a folder. Shown by an MLflow that has all its files, and cannot be imported.
+
+    Nor does it import anything else that is slow and that it does not need: that costs a start most.
+    """
     (mlflow,) = importlib.util.find_spec("mlflow").submodule_search_locations  # type: ignore[union-attr]
     broken = tmp_path / "broken" / "mlflow"
     broken.mkdir(parents=True)
     (broken / "store").symlink_to(Path(mlflow) / "store")
     (broken / "__init__.py").write_text("raise ImportError('not needed')\n")
     words = [word for word in TINY if word != "tracker=none"]
-    done = exp("method=numpy", *words, cwd=tmp_path, env={"PYTHONPATH": str(broken.parent)})
+    env = {"PYTHONPATH": str(broken.parent), "PYTHONPROFILEIMPORTTIME": "1"}
+    done = exp("method=numpy", *words, cwd=tmp_path, env=env)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert {"numpy", "hydra", "exp.tasks.recording"} <= imported
+    slow = ("mlflow", "torch", "joblib", "ray", "pandas", "sklearn", "scipy", "rich", "exp.verification")
+    assert not {name for name in imported if name in slow or name.startswith(tuple(f"{each}." for each in slow))}
     assert done.returncode == 0 and "see the curve" in done.stdout, done.stdout + done.stderr
     (folder,) = run_folders(tmp_path / "runs")
     uri = f"sqlite:///{tmp_path}/mlflow.db"

@@ -73,7 +73,8 @@ def _run(words: list[str]) -> int:
             outcome.append(error)
 
     sys.argv[1:], overrides = prepared(words)
-    spare_hydra_work(words)
+    if not spare_hydra_work(words):
+        gc.enable()  # there may be much work, out of sight of what is composed below
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, rather than print and exit
     with explained(overrides):
         composed()

@@ -82,16 +82,17 @@ def _unresolved(config: DictConfig) -> str | None:
 LAUNCHERS = ("hydra_joblib_launcher", "hydra_ray_launcher", "hydra_submitit_launcher")
 
 
-def spare_hydra_work(words: list[str]) -> None:
+def spare_hydra_work(words: list[str]) -> bool:
     """Keep Hydra from what costs a start half of its time, and can have no effect on the command line `words`.
 
     It composes all of the configuration once more, only to read `hydra.mode`, which `prepared` lets nobody set. And it imports
-    every launcher, with joblib and Ray: a run that is not launched has none.
+    every launcher, with joblib and Ray: a run that is not launched has none. Returns whether it is such a single run.
     """
     Hydra.get_mode = lambda *_, **__: None
-    if all("=" in word and not word.startswith("-") for word in words):
-        for launcher in LAUNCHERS:
-            sys.modules.setdefault(f"hydra_plugins.{launcher}", None)  # type: ignore[arg-type] # None: not to be imported
+    single = all("=" in word and not word.startswith("-") for word in words)
+    for launcher in LAUNCHERS if single else ():
+        sys.modules.setdefault(f"hydra_plugins.{launcher}", None)  # type: ignore[arg-type] # None: not to be imported
+    return single
 
 
 class Composer:

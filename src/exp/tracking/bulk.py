@@ -76,7 +76,8 @@ class Bulk:
         now = int(time.time() * 1000)
         columns = "name artifact_location lifecycle_stage creation_time last_update_time"
         self._add("experiments", columns, [(name, artifacts, "active", now, now)], IGNORE)
-        ((experiment, stage),) = self._rows("SELECT experiment_id, lifecycle_stage FROM experiments WHERE name = ?", name)
+        named = "workspace = 'default' AND name = ?"
+        ((experiment, stage),) = self._rows(f"SELECT experiment_id, lifecycle_stage FROM experiments WHERE {named}", name)
         return str(_unless(stage != "active" or len(name) > 256, experiment))
 
     def find(self, experiment: str, folder: str) -> str | None:
