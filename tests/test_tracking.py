@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import urllib.request
 import warnings
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from commands import clean, client, exp, free_port, points, start, tracked, unti
 from exp import load
 from exp.errors import InputError
 from exp.run_folder import RunFolder, run_folders
+from exp.tracking.record import Store
 from exp.tracking.settings import Mlflow
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(mlflow|sqlalchemy|alembic)")
@@ -202,14 +204,15 @@ def test_a_run_whose_creation_timed_out_is_not_created_twice(
     folder.update_status(tracking={"uri": outage.server.uri, "experiment": "exp"})
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     store = opened(outage.server.uri)
-    search = store._client.search_runs
+    client = store.client._client
+    search = client.search_runs
 
     def search_then_hang(*arguments: Any, **options: Any) -> Any:
         found = search(*arguments, **options)
         outage.server.hang()
         return found
 
-    monkeypatch.setattr(store._client, "search_runs", search_then_hang)
+    monkeypatch.setattr(client, "search_runs", search_then_hang)
     try:
         with pytest.raises(Exception, match="runs/create"):
             store.record(folder)
@@ -220,13 +223,47 @@ def test_a_run_whose_creation_timed_out_is_not_created_twice(
     assert_in_mlflow(outage.server.uri, folder)
 
 
+def test_a_run_that_is_written_beside_a_server_of_the_same_database(tmp_path: Path, outage: SimpleNamespace) -> None:
+    """Both write at the same time, nothing is lost, and the server shows the runs as if it had been told of them."""
+    uri, server = f"sqlite:///{outage.server.folder}/server.db", client(outage.server.uri)
+    assert short(tmp_path, "tracker=none").returncode == 0
+    (first,) = run_folders(tmp_path / "runs")
+    busy = server.create_run("0", tags={"exp.run": "busy"}).info.run_id
+    over, sent = threading.Event(), []
+
+    def keep_busy() -> None:
+        while not over.is_set():
+            server.log_metric(busy, "busy", float(len(sent)), step=len(sent))
+            sent.append(len(sent))
+
+    other = threading.Thread(target=keep_busy)
+    other.start()
+    store, folders = Store(uri), []
+    try:
+        until(lambda: sent)
+        for number in range(10):
+            folders.append(RunFolder(shutil.copytree(first.path, tmp_path / f"beside {number}")))
+            folders[-1].update_status(tracking={"uri": uri, "experiment": "beside"})
+            store.record(folders[-1])
+    finally:
+        over.set()
+        other.join()
+    assert "client" not in vars(store)
+    for folder in folders:
+        assert_in_mlflow(outage.server.uri, folder)
+    run = tracked(outage.server.uri)["beside 9"]
+    assert {file.path for file in server.list_artifacts(run.info.run_id)} == {"config.yaml", "environment.json"}
+    assert [step for step, _ in points(outage.server.uri, server.get_run(busy), "busy")] == sent
+
+
 def opened(uri: str) -> Any:
-    """The upload process's side, in this process."""
+    """The upload process's side, in this process, with MLflow's client for all that is recorded."""
+    store = Store(uri)
+    store._bulk = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from exp.tracking.record import Store
-
-        return Store(uri)
+        assert store.client
+    return store
 
 
 # Many at once, and again
@@ -295,8 +332,9 @@ def test_a_growing_curve_goes_in_batches_and_without_what_is_not_finite(
     values = np.arange(2500.0)
     values[[3, 1100, 2400]] = np.nan, np.inf, -np.inf
     store, batches = opened(crowd.uri), []
-    send = store._client.log_batch
-    monkeypatch.setattr(store._client, "log_batch", lambda *given, **named: (batches.append(named), send(*given, **named)))
+    client = store.client._client
+    send = client.log_batch
+    monkeypatch.setattr(client, "log_batch", lambda *given, **named: (batches.append(named), send(*given, **named)))
     for steps, status in ((1200, "RUNNING"), (1200, "RUNNING"), (2500, "FINISHED")):
         folder.update_status(status=status, metrics={"final/loss": np.nan})
         folder.write_curve({"train/loss": values[:steps], "train/time": np.full(steps, 1e9)})

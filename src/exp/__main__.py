@@ -1,6 +1,7 @@
 """`python -m exp …`: compose the configuration, check it, instantiate the chosen trainer, do the task."""
 
 import contextlib
+import gc
 import io
 import os
 import sys
@@ -12,6 +13,7 @@ from exp.tracking.uploader import close_shared_uploader, shared_uploader
 
 def main() -> None:
     """The entry point of `python -m exp` and of the console script. Exit codes stand in README."""
+    gc.disable()  # until there is work: importing makes many objects and little garbage
     words = sys.argv[1:]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -51,7 +53,7 @@ def _run(words: list[str]) -> int:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig
 
-    from exp.composition import prepared, require_single
+    from exp.composition import prepared, require_single, spare_hydra_work
     from exp.config_errors import as_typed, explained
     from exp.configuration import instantiate
     from exp.registry import conf_folder
@@ -63,6 +65,7 @@ def _run(words: list[str]) -> int:
         try:
             choices = dict(HydraConfig.get().runtime.choices)
             trainer, task = instantiate(config, choices, overrides)
+            gc.enable()
             require_single(overrides, config, choices)
             with as_typed(overrides):
                 outcome.append(task(trainer))
@@ -70,6 +73,8 @@ def _run(words: list[str]) -> int:
             outcome.append(error)
 
     sys.argv[1:], overrides = prepared(words)
+    if not spare_hydra_work(words):
+        gc.enable()  # there may be much work, out of sight of what is composed below
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, rather than print and exit
     with explained(overrides):
         composed()

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_info, threadpool_limits
 
+from exp.environment import thread_pools
 from exp.precisions import Precision
 
 
@@ -20,7 +20,7 @@ def controlled(threads: int, library: str, precision: Precision, device: str) ->
     `library` is "numpy" or "torch", `device` as torch names it. Overflow is silent in between: a loss that is no longer
     finite is the loop's to report.
     """
-    with threadpool_limits(threads), np.errstate(all="ignore"):
+    with thread_pools().limit(limits=threads), np.errstate(all="ignore"):
         if library == "numpy":
             yield {"threads": _blas_threads()}
             return
@@ -30,7 +30,7 @@ def controlled(threads: int, library: str, precision: Precision, device: str) ->
 
 def _blas_threads() -> list[dict[str, Any]]:
     """The thread count of every loaded BLAS and OpenMP library."""
-    return [{key: pool[key] for key in ("internal_api", "version", "num_threads")} for pool in threadpool_info()]
+    return [{key: pool[key] for key in ("internal_api", "version", "num_threads")} for pool in thread_pools().info()]
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from threadpoolctl import threadpool_info
+from threadpoolctl import ThreadpoolController
 
 
 def environment(torch_device: str | None) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def environment(torch_device: str | None) -> dict[str, Any]:
         "cpu": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "gpu": _gpu(torch_device),
-        "blas": [_library(pool) for pool in threadpool_info()],
+        "blas": [_library(pool) for pool in thread_pools().info()],
         "git": _git(Path.cwd()),
         "git_of_exp": _git(Path(__file__).parent),
         "command": ["python", "-m", "exp", *sys.argv[1:]] if sys.argv[0].endswith("__main__.py") else sys.argv,
@@ -32,6 +32,17 @@ def _library(pool: dict[str, Any]) -> dict[str, Any]:
     return {key: pool.get(key) for key in ("user_api", "internal_api", "version", "architecture")}
 
 
+def thread_pools() -> ThreadpoolController:
+    """The loaded libraries with threads of their own. They are looked for again when more has been imported."""
+    return _thread_pools(len(sys.modules))
+
+
+@cache
+def _thread_pools(modules: int) -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+@cache
 def processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -64,13 +75,13 @@ def version(package: str) -> str:
 @cache  # what was imported from there does not change with it
 def _git(folder: Path) -> dict[str, Any] | None:
     """Commit and dirtiness (of tracked files) of the repository around `folder`; None outside one."""
-
-    def ask(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=5, check=True
-        ).stdout.strip()
-
+    words = ("status", "--porcelain=v2", "--branch", "--untracked-files=no")
     try:
-        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "--untracked-files=no"))}
+        told = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=5, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None
+    lines = told.splitlines()
+    commits = [line.removeprefix("# branch.oid ") for line in lines if line.startswith("# branch.oid ")]
+    if commits == ["(initial)"] or not commits:  # no commit yet
+        return None
+    return {"commit": commits[0], "dirty": any(not line.startswith("#") for line in lines)}

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from exp.agreement import Agreement, Seen, compared
 from exp.arrays import Place
 from exp.curve import Curve
 from exp.devices import Device
@@ -14,7 +13,9 @@ from exp.methods.base import Formulas
 from exp.optimizers import stack_constants
 from exp.problems import Data
 from exp.state import State, stack_states
-from exp.verification.tolerance import Arithmetic
+
+if TYPE_CHECKING:
+    from exp.agreement import Agreement
 
 
 class Program:
@@ -51,8 +52,11 @@ class Program:
         """The canonical state of each run."""
         return exported(self.method, self.initial)
 
-    def compared_alone(self, run: int, curve: Curve, device: Device) -> Agreement:
+    def compared_alone(self, run: int, curve: Curve, device: Device) -> "Agreement":
         """Train one of the runs once more, alone: what it is alone it has to be in the program, whose `curve` is given."""
+        from exp.agreement import Seen, compared  # a run alone needs none of it
+        from exp.verification.tolerance import Arithmetic
+
         alone = Program([self.experiments[run]], [self.data[run]])
         alone.start(device)
         *_, (single,) = alone.train()

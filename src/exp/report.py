@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from math import ceil
 from typing import Any
+from unicodedata import combining, east_asian_width
 
 from exp.curve import Curve
 from exp.experiment import Experiment
@@ -79,19 +80,16 @@ class Report:
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table, never wrapped or cut."""
-        from rich.console import Console
-        from rich.table import Table
-
-        grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        for column in columns:
-            grid.add_column(column, no_wrap=True, justify="right" if column in _NUMBERS else "left")
-        for row in rows:
-            grid.add_row(*row)
-        console = Console(width=1000, highlight=False)
-        with console.capture() as captured:
-            console.print(grid)
-        for line in captured.get().splitlines():
-            self.say(line.rstrip())
+        lines = [columns, *rows]
+        widths = [max(_width(line[place]) for line in lines) for place in range(len(columns))]
+        bold = ("\033[1m", "\033[0m") if sys.stdout and sys.stdout.isatty() else ("", "")
+        for line in lines:
+            cells = []
+            for cell, width, column in zip(line, widths, columns, strict=True):
+                space = " " * (width - _width(cell))
+                cells.append(f"{space}{cell}" if column in _NUMBERS else f"{cell}{space}")
+            start, end = bold if line is columns else ("", "")
+            self.say(f"{start}{'  '.join(cells).rstrip()}{end}")
 
 
 class Silence(Report):
@@ -110,6 +108,11 @@ class Silence(Report):
 
 _NUMBERS = ("first loss", "final loss", "valid accuracy", "valid r2", "valid loss", "seconds")
 _NUMBERS += ("resolution", "largest error / tolerance")
+
+
+def _width(text: str) -> int:
+    """Columns of a terminal: the letters of some alphabets take two, accents none."""
+    return sum(0 if combining(letter) else 1 + (east_asian_width(letter) in "WF") for letter in text)
 
 
 def _latest(curve: Curve) -> str:

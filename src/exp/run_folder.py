@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -239,10 +240,16 @@ def require_writable(runs: Path | str) -> None:
         existing = existing.parent
     if not existing.is_dir():
         raise InputError("runs", runs, f"{existing} is not a folder; give another with runs=…")
+    here = existing.stat()
     try:
-        tempfile.TemporaryDirectory(dir=existing).cleanup()  # the only honest test: makes a folder and removes it
+        _require_writable(existing, here.st_ino, here.st_mode)
     except OSError as error:
         raise _unwritable(runs, error) from None
+
+
+@cache  # of a sweep every run asks
+def _require_writable(folder: Path, inode: int, mode: int) -> None:
+    tempfile.TemporaryDirectory(dir=folder).cleanup()  # the only honest test: makes a folder and removes it
 
 
 def _unwritable(runs: Path | str, error: OSError) -> InputError:

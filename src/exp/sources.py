@@ -19,13 +19,14 @@ def sources(modules: Iterable[str]) -> dict[str, str]:
     versions are another matter. Read from the files, not from what happens to be imported: every process finds the same.
     """
     pending = [file for module in modules if (file := _file(module)) is not None]
-    found: dict[Path, Path] = {}  # file -> the folder that it is imported from
+    named: dict[str, str] = {}
+    seen: set[Path] = set()
     while pending:
         file, folder = pending.pop()
-        if file not in found:
-            found[file] = folder
-            pending += _read(file, folder, file.stat().st_mtime_ns)[0]
-    named = {str(file.relative_to(at)): _read(file, at, file.stat().st_mtime_ns)[1] for file, at in found.items()}
+        if file not in seen:
+            seen.add(file)
+            imported, name, named[name] = _read(file, folder, file.stat().st_mtime_ns)
+            pending += imported
     return dict(sorted(named.items()))
 
 
@@ -43,14 +44,18 @@ def _file(module: str) -> tuple[Path, Path] | None:
         known = spec.origin if spec else None
     if known is None or not known.endswith(".py"):
         return None
-    file = Path(known)
-    above = module.count(".") + (file.name == "__init__.py")
-    return file, file.parents[above]
+    return _located(known, module.count("."))
 
 
 @cache
-def _read(file: Path, folder: Path, changed: int) -> tuple[list[tuple[Path, Path]], str]:
-    """What a file imports from below `folder` (and of `exp`), and its SHA-256; read again when it has `changed`."""
+def _located(name: str, dots: int) -> tuple[Path, Path]:
+    file = Path(name)
+    return file, file.parents[dots + (file.name == "__init__.py")]
+
+
+@cache
+def _read(file: Path, folder: Path, changed: int) -> tuple[list[tuple[Path, Path]], str, str]:
+    """What a file imports from below `folder` (and of `exp`), its name there, its SHA-256; read again when it has `changed`."""
     content = file.read_bytes()
     found = []
     for name in _names(ast.parse(content), file, folder):
@@ -64,7 +69,7 @@ def _read(file: Path, folder: Path, changed: int) -> tuple[list[tuple[Path, Path
             if len(found) > before:
                 break
     own = [(source, root) for source, root in found if source != _ROOT / "exp" / "__init__.py"]  # which does nothing itself
-    return own, hashlib.sha256(content).hexdigest()
+    return own, str(file.relative_to(folder)), hashlib.sha256(content).hexdigest()
 
 
 def _roots(folder: Path, package: str) -> list[Path]:
@@ -81,7 +86,11 @@ def _roots(folder: Path, package: str) -> list[Path]:
 
 def _names(tree: ast.Module, file: Path, folder: Path) -> Iterator[str]:
     """The dotted names that a module imports; of `from a import b` it is `a.b`, for b may be a module."""
-    for node in ast.walk(tree):
+    pending: list[ast.AST] = [tree]
+    while pending:  # statements alone: an expression imports nothing, and has most of the nodes
+        node = pending.pop()
+        for block in ("body", "orelse", "handlers", "finalbody", "cases"):
+            pending += getattr(node, block, ())
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -16,7 +16,6 @@ from exp.environment import environment
 from exp.experiment import Experiment
 from exp.fusion import groups
 from exp.identity import run_sources
-from exp.judgement import remembered
 from exp.memory import measured
 from exp.naming import short
 from exp.problems import Data
@@ -28,7 +27,6 @@ from exp.state import State
 from exp.summary import cell, metrics, valid_columns
 from exp.tasks.base import Group, Member, RunTask, Table
 from exp.tasks.recording import alone, recorded
-from exp.tasks.verify import verdict_status
 
 FLUSH_SECONDS = 2.0
 """How often a running curve is written, and sent on."""
@@ -163,6 +161,9 @@ def _ended(
     which = f"{experiment.name}: " if several else ""
     said = {"status": "FINISHED", "metrics": numbers, "first_loss": next(iter(curve.train_loss), None)}
     if experiment.training.verify:
+        from exp.judgement import remembered  # a tenth of a start: most runs need none of it
+        from exp.tasks.verify import verdict_status
+
         verdict = remembered(experiment, data, torch_device, Verdicts(experiment.runs))
         folder.write_json("verdict.json", {**experiment.choices, **verdict.as_json()})
         report.say(f"{which}verdict: {verdict.line}")

@@ -1,11 +1,86 @@
-"""What of a run folder becomes parameters and tags of an MLflow run."""
+"""What of a run folder is told: parameters, tags, points, metrics, the data set, files."""
 
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from exp.run_folder import RunFolder
 
+Point = tuple[int, int, float]
+"""Step, time in milliseconds, value."""
 
-def params_of(folder: RunFolder, status: dict[str, Any]) -> dict[str, Any]:
+ARTIFACTS = ("config.yaml", "environment.json", "error.txt", "verdict.json", "kit.txt")
+ARTIFACTS += ("plan.json", "summary.json", "compare.html", "compare.csv", "compare.json")
+"""The files of a run folder that become artifacts."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What is known of a run when it is over. `ended` is in milliseconds; `renamed` its new name, where it may have one;
+    `left` are tags that it may have lost."""
+
+    status: str
+    ended: int
+    params: dict[str, str]
+    metrics: dict[str, float]
+    tags: dict[str, str]
+    dataset: dict[str, str] | None
+    files: list[Path]
+    renamed: str | None
+    left: list[str]
+
+
+def ending(folder: RunFolder, status: dict[str, Any]) -> Ending:
+    """What a run that is over leaves."""
+    config, tags, revised = folder.config(), tags_of(folder, status), bool(status.get("revision"))
+    return Ending(
+        status=status["status"],
+        ended=milliseconds(status["ended"]),
+        params={key: str(value)[:6000] for key, value in params_of(config, status).items()},
+        metrics={key: float(value) for key, value in status.get("metrics", {}).items() if math.isfinite(value)},
+        tags=tags,
+        dataset=_dataset(folder, config, status) if status.get("digests") else None,
+        files=[folder.path / name for name in ARTIFACTS if (folder.path / name).exists()],
+        renamed=status["name"] if revised else None,
+        left=[key for key in LEFT if revised and key not in tags],
+    )
+
+
+def new_points(curve: dict[str, np.ndarray], sent: dict[str, int]) -> dict[str, tuple[list[Point], int]]:
+    """The finite points after the first `sent` of each metric, and how many of it there are now."""
+    found = {}
+    for name, values in curve.items():
+        group, _, what = name.partition("/")
+        if what not in ("step", "time"):
+            new = slice(sent.get(name, 0), None)
+            steps, times = curve.get(f"{group}/step", np.arange(len(values))), curve[f"{group}/time"]
+            finite = np.isfinite(values[new])
+            columns = (steps.astype(np.int64), (times * 1000).astype(np.int64), values.astype(np.float64))
+            found[name] = list(zip(*(column[new][finite].tolist() for column in columns), strict=True)), len(values)
+    return found
+
+
+def milliseconds(seconds: float) -> int:
+    return int(seconds * 1000)
+
+
+def _dataset(folder: RunFolder, config: dict[str, Any], status: dict[str, Any]) -> dict[str, str]:
+    """The data set by name, digest and shape: not its content."""
+    problem = folder.read_json("problem.json")
+    shape = {"rows": problem.get("rows"), "inputs": problem.get("inputs"), "outputs": problem.get("outputs")}
+    return {
+        "name": status["choices"]["problem"],
+        "digest": status["digests"]["data"][:36],
+        "source": json.dumps(config["problem"]),
+        "profile": json.dumps(shape),
+    }
+
+
+def params_of(config: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
     """The resolved configuration, flattened with dots, and each group's choice by its name."""
     flat: dict[str, Any] = {}
 
@@ -17,7 +92,7 @@ def params_of(folder: RunFolder, status: dict[str, Any]) -> dict[str, Any]:
         elif node is not None:
             flat[prefix] = node
 
-    flatten("", folder.config())
+    flatten("", config)
     return flat | status["choices"]
 
 

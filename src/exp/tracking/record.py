@@ -1,47 +1,70 @@
-"""A run folder as an MLflow run. The only module that imports mlflow.
+"""A run folder as an MLflow run: what is told of it, in which order, and what is remembered of what was told.
 
 Recording is idempotent: what is new in the folder is added, a run is found again by its tag `exp.run`, and points that
 the store has already are not added twice. Non-finite values never reach the store.
+
+Two writers put it there: `bulk` into the tables of a local database, and MLflow's own client into any store.
 """
 
 import fcntl
 import json
-import math
-import os
 import re
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, suppress
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
-# Short timeouts and no retries of MLflow's own (its defaults block for minutes): what fails is tried again by us.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "4")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-
-import numpy as np
-from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
-from mlflow.store.db import utils as database
-
 from exp.run_folder import RunFolder
-from exp.tracking.contents import LEFT, is_complete, params_of, tags_of
+from exp.tracking.bulk import PATIENCE_SECONDS, Bulk, Unfamiliar
+from exp.tracking.contents import Ending, Point, ending, is_complete, milliseconds, new_points, tags_of
 from exp.tracking.settings import database_file
 from exp.tracking.view import saved_view
 
-ARTIFACTS = ("config.yaml", "environment.json", "error.txt", "verdict.json", "kit.txt")
-ARTIFACTS += ("plan.json", "summary.json", "compare.html", "compare.csv", "compare.json")
-"""The files of a run folder that become artifacts."""
+TOGETHER = 64
+"""Runs in one transaction at most: others wait as long to write."""
 
-CHUNK = 1000
-"""Points in one request: MLflow's limit."""
+T = TypeVar("T")
 
-database.MAX_RETRY_COUNT = 2  # of opening a database, else a broken file is tried for two minutes
+
+class Writer(Protocol):
+    """How a run gets into a store. `experiment` and `run` are the store's ids, times are in milliseconds."""
+
+    lasting: bool
+    """Whether what was written stays there when an error follows."""
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """Around all the rest: what is written meanwhile is written as a whole, where the writer can."""
+        ...
+
+    def experiment(self, name: str, artifacts: str | None) -> str:
+        """The experiment of this name, made if need be; its artifacts then lie at `artifacts`, None: where the store says."""
+        ...
+
+    def find(self, experiment: str, folder: str) -> str | None:
+        """The run of a folder, by its tag `exp.run`."""
+        ...
+
+    def begin(self, experiment: str, name: str, started: int, tags: dict[str, str]) -> str:
+        """A new run, RUNNING."""
+        ...
+
+    def add_points(self, run: str, name: str, points: list[Point]) -> None:
+        """Add points of a metric, at least one; those that are there already are not added again."""
+        ...
+
+    def go_on(self, run: str) -> None:
+        """A run that had ended is RUNNING again."""
+        ...
+
+    def finish(self, run: str, ending: Ending) -> None:
+        """Write what is known at the end, last the status."""
+        ...
+
+    def tag_experiment(self, experiment: str, key: str, value: str) -> None: ...
 
 
 class Store:
@@ -49,169 +72,124 @@ class Store:
 
     def __init__(self, uri: str):
         self.uri = uri
-        with _first_open(uri):
-            self._client = MlflowClient(tracking_uri=uri)
-            self._client.search_experiments(max_results=1)
-        self._experiments: dict[str, str] = {}
+        file = database_file(uri)
+        self._bulk = Bulk(file) if file else None
+
+    @cached_property
+    def client(self) -> Writer:
+        """MLflow's own client: it takes a second to import, and makes the tables of a database that has none."""
+        from exp.tracking.client import Client
+
+        return Client(self.uri)
+
+    @property
+    def together(self) -> int:
+        """How many runs it pays to record together."""
+        return TOGETHER if self._bulk else 1
+
+    def load(self) -> None:
+        """Import what will be needed, without reaching the store."""
+        if not (self._bulk and self._bulk.familiar):
+            import exp.tracking.client  # noqa: F401
+
+    def open(self) -> None:
+        """Get ready for the first run."""
+        self._written(lambda writer: None)
 
     def record(self, folder: RunFolder) -> dict[str, Any]:
         """Add what is new in the folder; returns the `experiment` and `run` ids. Waits while another process does it."""
-        with (folder.path / "tracking.json").open("a+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            known, status = _parsed(file), folder.status()
-            if known.get("store", status["tracking"]) != status["tracking"]:
-                known = {}  # it is tracked in another place now
-            if not is_complete(known, status):
-                known |= self._found_or_created(folder, status, known) | {"store": status["tracking"]}
-                _rewrite(file, known)
-                known["points"] = self._add_points(known["run"], folder.curve(), known.get("points", {}))
-                if status["status"] != "RUNNING":
-                    self._finish(known["run"], folder, status)
-                elif "revision" in known:
-                    self._client.update_run(known["run"], status="RUNNING")  # a sweep that goes on
-                known["complete"] = status["status"] != "RUNNING"
-                known["revision"] = status.get("revision", 0)
-                _rewrite(file, known)
-        return {"experiment": known["experiment"], "run": known["run"]}
+        return self.record_together([folder])[0]
+
+    def record_together(self, folders: Sequence[RunFolder]) -> list[dict[str, Any]]:
+        """Record several folders, all of them in one transaction where the store is a local database."""
+        with ExitStack() as held:
+            paths = sorted({folder.path for folder in folders})  # in one order: two processes never wait for each other
+            known = [held.enter_context(_Known(path)) for path in paths]
+            told = self._written(lambda writer: [self._told(writer, each) for each in known])
+            for each, content in zip(known, told, strict=True):
+                each.keep(content)
+        ids = {path: {key: content[key] for key in ("experiment", "run")} for path, content in zip(paths, told, strict=True)}
+        return [ids[folder.path] for folder in folders]
+
+    def save_view(self, view: dict[str, Any]) -> dict[str, Any]:
+        """Save the view of a sweep in the experiment; returns the `experiment` id and the `key` of the view."""
+        key, state = re.sub(r"[^A-Za-z0-9]", "", view["sweep"]), saved_view(view)
+
+        def save(writer: Writer) -> str:
+            experiment = writer.experiment(view["experiment"], self._artifacts(view["experiment"]))
+            writer.tag_experiment(experiment, f"mlflow.sharedViewState.{key}", state)
+            return experiment
+
+        return {"experiment": self._written(save), "key": key}
 
     def analyze(self) -> None:
         """Let SQLite count its rows: without statistics it reads every point of a metric to show one run's, 18x slower."""
         if (file := database_file(self.uri)) is not None:
-            with closing(sqlite3.connect(file, timeout=20)) as connection:
+            with closing(sqlite3.connect(file, timeout=PATIENCE_SECONDS)) as connection:
                 connection.execute("ANALYZE")
                 connection.commit()
 
-    def save_view(self, view: dict[str, Any]) -> dict[str, Any]:
-        """Save the view of a sweep in the experiment; returns the `experiment` id and the `key` of the view."""
-        experiment = self._experiment(view["experiment"])
-        key = re.sub(r"[^A-Za-z0-9]", "", view["sweep"])
-        state = saved_view(view)
-        self._client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{key}", state)
-        return {"experiment": experiment, "key": key}
+    def _written(self, write: Callable[[Writer], T]) -> T:
+        """Have it written in one transaction, or by the client where that cannot be."""
+        if self._bulk:
+            with suppress(Unfamiliar), self._bulk.transaction():
+                return write(self._bulk)
+        return write(self.client)
 
-    def _experiment(self, name: str) -> str:
-        if name not in self._experiments:
-            found = self._client.get_experiment_by_name(name)
-            if found is None:
-                with suppress(MlflowException):  # raised where another process was faster
-                    self._client.create_experiment(name, artifact_location=_artifacts(self.uri, name))
-                found = self._client.get_experiment_by_name(name)
-            if found is None or found.lifecycle_stage == "deleted":
-                raise MlflowException(f"the experiment {name} was deleted in the store; restore it, or name another")
-            self._experiments[name] = found.experiment_id
-        return self._experiments[name]
+    def _told(self, writer: Writer, known: "_Known") -> dict[str, Any]:
+        """Tell what is new in a folder; returns what is then known of it."""
+        folder, status = known.folder, known.folder.status()
+        address, over = status["tracking"], status["status"] != "RUNNING"
+        told = known.content if known.content.get("store", address) == address else {}  # it is tracked in another place now
+        if is_complete(told, status):
+            return told
+        told = told | {"store": address, "points": {**told.get("points", {})}}
+        if "run" not in told:
+            told["experiment"] = writer.experiment(address["experiment"], self._artifacts(address["experiment"]))
+            started = milliseconds(status["started"])
+            told["run"] = writer.find(told["experiment"], folder.path.name) or writer.begin(
+                told["experiment"], status["name"], started, tags_of(folder, status)
+            )
+        if writer.lasting:
+            known.keep(told)
+        for name, (points, sent) in new_points(folder.curve(), told["points"]).items():
+            if points:
+                writer.add_points(told["run"], name, points)
+            told["points"][name] = sent
+        if over:
+            writer.finish(told["run"], ending(folder, status))
+        elif "revision" in told:  # a sweep that goes on
+            writer.go_on(told["run"])
+        return told | {"complete": over, "revision": status.get("revision", 0)}
 
-    def _found_or_created(self, folder: RunFolder, status: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
-        if "run" in known:
-            return {}
-        experiment = self._experiment(status["tracking"]["experiment"])
-        key = folder.path.name
-        runs = self._client.search_runs([experiment], f"tags.`exp.run` = '{key}'", max_results=1)
-        if runs:
-            return {"experiment": experiment, "run": runs[0].info.run_id}
-        run = self._client.create_run(
-            experiment, start_time=_milliseconds(status["started"]), tags=tags_of(folder, status), run_name=status["name"]
-        )
-        return {"experiment": experiment, "run": run.info.run_id}
-
-    def _add_points(self, run: str, curve: dict[str, np.ndarray], sent: dict[str, int]) -> dict[str, int]:
-        """Send the points after the first `sent` of each metric; returns how many the store has now."""
-        for name, values in curve.items():
-            group, _, what = name.partition("/")
-            if what in ("step", "time"):
-                continue
-            new = slice(sent.get(name, 0), None)
-            steps, times = curve.get(f"{group}/step", np.arange(len(values))), curve[f"{group}/time"]
-            finite = [
-                Metric(name, float(value), _milliseconds(at), int(step))
-                for value, at, step in zip(values[new], times[new], steps[new], strict=True)
-                if math.isfinite(value)
-            ]
-            for start in range(0, len(finite), CHUNK):
-                self._client.log_batch(run, metrics=finite[start : start + CHUNK])
-            sent[name] = len(values)
-        return sent
-
-    def _finish(self, run: str, folder: RunFolder, status: dict[str, Any]) -> None:
-        """Parameters, final metrics, tags, artifacts, the data set, and last the status."""
-        ended = _milliseconds(status["ended"])
-        finals = [(name, value) for name, value in status.get("metrics", {}).items() if math.isfinite(value)]
-        params = [Param(key, str(value)[:6000]) for key, value in params_of(folder, status).items()]
-        for start in range(0, len(params), 100):
-            self._client.log_batch(run, params=params[start : start + 100])
-        tags = [RunTag(key, value) for key, value in tags_of(folder, status).items()]
-        metrics = [Metric(name, value, ended, 0) for name, value in finals]
-        self._client.log_batch(run, metrics=metrics, tags=tags)
-        if status.get("revision"):
-            self._client.update_run(run, name=status["name"])
-            for key in {*LEFT} & {*self._client.get_run(run).data.tags} - {tag.key for tag in tags}:
-                self._client.delete_tag(run, key)
-        self._client.log_inputs(run, datasets=[_dataset(folder, status)] if status.get("digests") else [])
-        for name in ARTIFACTS:
-            if (folder.path / name).exists():
-                self._client.log_artifact(run, str(folder.path / name))
-        self._client.set_terminated(run, status=status["status"], end_time=ended)
+    def _artifacts(self, experiment: str) -> str | None:
+        """Artifacts of a SQLite store lie beside its file, wherever it was opened from; of a server, where it says."""
+        file = database_file(self.uri)
+        return f"{(file.parent / 'mlartifacts').as_uri()}/{quote(experiment, safe='')}" if file else None
 
 
-def _dataset(folder: RunFolder, status: dict[str, Any]) -> DatasetInput:
-    """The data set by name, digest and shape: not its content."""
-    problem = folder.read_json("problem.json")
-    shape = {"rows": problem.get("rows"), "inputs": problem.get("inputs"), "outputs": problem.get("outputs")}
-    dataset = Dataset(
-        name=status["choices"]["problem"],
-        digest=status["digests"]["data"][:36],
-        source_type="exp",
-        source=json.dumps(folder.config()["problem"]),
-        profile=json.dumps(shape),
-    )
-    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
+class _Known:
+    """What tracking.json of a folder says that the store has; locked as long as it is entered."""
 
+    def __init__(self, path: Path):
+        self.folder = RunFolder(path)
+        self.content: dict[str, Any] = {}
 
-def _artifacts(uri: str, experiment: str) -> str | None:
-    """Artifacts of a SQLite store lie beside its file, wherever it was opened from; of a server, where it says."""
-    file = database_file(uri)
-    return f"{(file.parent / 'mlartifacts').as_uri()}/{quote(experiment, safe='')}" if file else None
+    def __enter__(self) -> "_Known":
+        self._file = (self.folder.path / "tracking.json").open("a+")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._file.seek(0)
+        with suppress(json.JSONDecodeError):  # new, or torn by a kill: the run is found again by its tag
+            self.content = json.loads(self._file.read())
+        return self
 
+    def keep(self, content: dict[str, Any]) -> None:
+        if content != self.content:
+            self._file.seek(0)
+            self._file.truncate()
+            self._file.write(json.dumps(content | {"at": time.time()}))
+            self._file.flush()
+            self.content = content
 
-@contextmanager
-def _first_open(uri: str) -> Iterator[None]:
-    """One process at a time: MLflow's tables are made by whoever opens a database first, and that must not be two."""
-    file = database_file(uri)
-    if file is None:
-        yield
-        return
-    with file.with_name(f".{file.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if hasattr(database, "_initialize_tables") and not (file.exists() and file.stat().st_size):
-            _make_tables(file)
-        yield
-
-
-def _make_tables(file: Path) -> None:
-    """A new database, put in its place as a whole: tables that were left half made, by a kill, could never be opened."""
-    unfinished = file.with_name(f".{file.name}.new")
-    for left in (unfinished, file.with_name(f"{unfinished.name}-journal")):
-        left.unlink(missing_ok=True)
-    engine = database.create_sqlalchemy_engine_with_retry(f"sqlite:///{unfinished}")
-    database._initialize_tables(engine)
-    engine.dispose()
-    unfinished.replace(file)
-
-
-def _milliseconds(seconds: float) -> int:
-    return int(seconds * 1000)
-
-
-def _parsed(file: Any) -> dict[str, Any]:
-    file.seek(0)
-    try:
-        return json.loads(file.read())
-    except json.JSONDecodeError:  # new, or torn by a kill: the run is found again by its tag
-        return {}
-
-
-def _rewrite(file: Any, content: dict[str, Any]) -> None:
-    file.seek(0)
-    file.truncate()
-    file.write(json.dumps(content | {"at": time.time()}))
-    file.flush()
+    def __exit__(self, *error: object) -> None:
+        self._file.close()

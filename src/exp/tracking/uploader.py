@@ -35,14 +35,18 @@ class Uploader:
         )
         self._reading = threading.Lock()
         self._buffer = b""
-        self._ready = False
+        self._loading: set[str] = set()
+        self._stores: set[str] = set()
         self._open: set[str] = set()
         self._answers: dict[str, dict[str, Any]] = {}
         self._waited_seconds = 0.0
 
     def open(self, uri: str) -> None:
         """Runs will be tracked at `uri`: open it while the trainer is still getting ready."""
-        self._tell({"open": uri})
+        if uri not in self._stores:
+            self._stores.add(uri)
+            self._loading.add(uri)
+            self._tell({"open": uri})
 
     def send(self, folder: Path) -> None:
         """The folder has changed: upload what is new in it."""
@@ -69,7 +73,7 @@ class Uploader:
         deadline = time.monotonic() + at_most
         with self._reading:
             while self._open & set(names):
-                started, ready = time.monotonic(), self._ready
+                started, ready = time.monotonic(), not self._loading
                 left = (patience - self._waited_seconds) if ready else START_PATIENCE_SECONDS
                 limit = min(left, deadline - started)
                 if limit <= 0 or not self._read(limit):
@@ -115,8 +119,7 @@ class Uploader:
         *lines, self._buffer = (self._buffer + chunk).split(b"\n")
         for line in lines:
             answer = json.loads(line)
-            if "ready" in answer:
-                self._ready = True
+            self._loading.discard(answer.get("loaded"))
             if answer.get("final", False):
                 self._open.discard(answer["name"])
                 self._answers[answer["name"]] = answer

@@ -1,0 +1,93 @@
+"""Runs told to any MLflow store by its own client. The only module that imports mlflow."""
+
+import os
+from contextlib import nullcontext, suppress
+from pathlib import Path
+
+# Short timeouts and no retries of MLflow's own (its defaults block for minutes): what fails is tried again by us.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "4")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.store.db import utils as database
+
+from exp.tracking.contents import Ending, Point
+from exp.tracking.settings import database_file
+from exp.tracking.tables import first_open
+
+CHUNK = 1000
+"""Points in one request: MLflow's limit."""
+
+database.MAX_RETRY_COUNT = 2  # of opening a database, else a broken file is tried for two minutes
+
+
+class Client:
+    """A writer of the MLflow store at `uri`."""
+
+    lasting = True
+
+    def __init__(self, uri: str):
+        file = database_file(uri)
+        with first_open(file, _make_tables) if file else nullcontext():
+            self._client = MlflowClient(tracking_uri=uri)
+            self._client.search_experiments(max_results=1)
+
+    def transaction(self) -> nullcontext[None]:
+        """There is none: what was written before an error stays."""
+        return nullcontext()
+
+    def experiment(self, name: str, artifacts: str | None) -> str:
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            with suppress(MlflowException):  # raised where another process was faster
+                self._client.create_experiment(name, artifact_location=artifacts)
+            found = self._client.get_experiment_by_name(name)
+        if found is None or found.lifecycle_stage == "deleted":
+            raise MlflowException(f"the experiment {name} was deleted in the store; restore it, or name another")
+        return found.experiment_id
+
+    def find(self, experiment: str, folder: str) -> str | None:
+        runs = self._client.search_runs([experiment], f"tags.`exp.run` = '{folder}'", max_results=1)
+        return runs[0].info.run_id if runs else None
+
+    def begin(self, experiment: str, name: str, started: int, tags: dict[str, str]) -> str:
+        return self._client.create_run(experiment, start_time=started, tags=tags, run_name=name).info.run_id
+
+    def add_points(self, run: str, name: str, points: list[Point]) -> None:
+        metrics = [Metric(name, value, at, step) for step, at, value in points]
+        for start in range(0, len(metrics), CHUNK):
+            self._client.log_batch(run, metrics=metrics[start : start + CHUNK])
+
+    def go_on(self, run: str) -> None:
+        self._client.update_run(run, status="RUNNING")
+
+    def finish(self, run: str, ending: Ending) -> None:
+        params = [Param(key, value) for key, value in ending.params.items()]
+        for start in range(0, len(params), 100):
+            self._client.log_batch(run, params=params[start : start + 100])
+        metrics = [Metric(name, value, ending.ended, 0) for name, value in ending.metrics.items()]
+        self._client.log_batch(run, metrics=metrics, tags=[RunTag(key, value) for key, value in ending.tags.items()])
+        if ending.renamed:
+            self._client.update_run(run, name=ending.renamed)
+        if ending.left:
+            for key in {*ending.left} & {*self._client.get_run(run).data.tags}:
+                self._client.delete_tag(run, key)
+        if ending.dataset:
+            dataset = Dataset(source_type="exp", **ending.dataset)
+            self._client.log_inputs(run, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+        for file in ending.files:
+            self._client.log_artifact(run, str(file))
+        self._client.set_terminated(run, status=ending.status, end_time=ending.ended)
+
+    def tag_experiment(self, experiment: str, key: str, value: str) -> None:
+        self._client.set_experiment_tag(experiment, key, value)
+
+
+def _make_tables(file: Path) -> None:
+    engine = database.create_sqlalchemy_engine_with_retry(f"sqlite:///{file}")
+    database._initialize_tables(engine)
+    engine.dispose()
