@@ -509,7 +509,7 @@ def test_a_layers_backward_pass_is_in_the_precision_of_its_forward_pass():
     weight = torch.tensor(random.standard_normal((5, 4)), dtype=torch.float32, requires_grad=True)
     x, signal = (torch.tensor(random.standard_normal((7, width)), dtype=torch.float32) for width in (5, 4))
     with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
-        output = layer_function("cpu").apply(x, weight, None, ACTIVATIONS["identity"])
+        output = layer_function("cpu", autocast=True).apply(x, weight, None, ACTIVATIONS["identity"])
     (grad,) = torch.autograd.grad(output, weight, signal)
     assert torch.equal(grad, (x.bfloat16().T @ signal.bfloat16()).float())
     assert not torch.equal(grad, x.T @ signal)

@@ -84,9 +84,8 @@ class Method(abc.ABC):
         """The losses of a block of steps, (steps,) or (steps, K), on the device. x and y are all rows, at `place`."""
         if block.rows is None:
             return stack([self.step(x, y) for _ in range(block.steps)])
-        rows = put(block.rows, place)
-        batches = (rows[..., step, :] for step in range(block.steps))
-        return stack([self.step(gather(x, batch), gather(y, batch)) for batch in batches])
+        rows = put(block.rows, place).swapaxes(0, -2)  # (steps, B) or (steps, K, B)
+        return stack([self.step(gather(x, batch), gather(y, batch)) for batch in rows])
 
 
 @dataclass(kw_only=True)
