@@ -10,14 +10,17 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
-import cases
 import numpy as np
 import torch
 from campaigns.machine import machine
 
+from exp import registry
 from exp.arrays import Array, Place, get, put
+from exp.composition import compose
 from exp.conditions import controlled
+from exp.configuration import instantiate
 from exp.losses import SquaredError
 from exp.methods import Block, Formulas
 from exp.network import Network
@@ -179,7 +182,8 @@ PEERS: dict[str, list[Loop]] = {
 
 def ours(name: str, size: Size) -> Callable[[], np.ndarray]:
     """A block of steps of a method, its losses on the host."""
-    method, (x, y, w1, w2) = cases.chosen("method")[name], size.data()
+    experiment, _ = instantiate(*compose([f"method={name}", "device=cpu"]))
+    method, (x, y, w1, w2) = experiment.method, size.data()
     place = Place(method.library, "cpu", "float32")
     optimizer = SGD(lr=RATE)
     state = State({"layer1.weight": w1, "layer2.weight": w2}, {}, np.array(0, dtype=np.int64))
@@ -190,13 +194,14 @@ def ours(name: str, size: Size) -> Callable[[], np.ndarray]:
 
 def theirs(loop: Loop, name: str, size: Size) -> Callable[[], list[float]]:
     """The same steps by a loop of the tutorial's kind."""
-    arrays = [np.copy(array) if name == "numpy" else torch.tensor(array) for array in size.data()]
+    arrays: list[Any] = [np.copy(array) if name == "numpy" else torch.tensor(array) for array in size.data()]
     if loop is by_autograd:
         arrays[2:] = [array.requires_grad_() for array in arrays[2:]]
-    batches = size.batches(BLOCK_STEPS)
+    batches: Any = size.batches(BLOCK_STEPS)
     if batches is not None and name != "numpy":
         batches = torch.tensor(batches)
-    return lambda: loop(*arrays, [None] * BLOCK_STEPS if batches is None else batches)
+    x, y, w1, w2 = arrays
+    return lambda: loop(x, y, w1, w2, [None] * BLOCK_STEPS if batches is None else batches)
 
 
 def seconds(block: Callable[[], object]) -> float:
@@ -223,7 +228,7 @@ def compared(one: Callable[[], object], other: Callable[[], object], repeats: in
 def main() -> None:
     """Measure and print."""
     repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 15
-    names = sys.argv[2:] or [name for name in PEERS if name in cases.METHODS]
+    names = sys.argv[2:] or [name for name in PEERS if name in registry.choices("method")]
     print(machine("1 thread, fp32"))
     print(f"\nµs of a step, and its ratio to the peer's: median (quartiles) of {repeats} pairs of blocks in turns\n")
     with controlled(1, "torch", FP32(), "cpu"):
