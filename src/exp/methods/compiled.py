@@ -65,7 +65,7 @@ class Compiled(Wrapper):
         return self.running
 
     def _traced(self, method: ArrayMethod, x: Array, y: Array) -> Program:
-        """The program of a step: from the state's arrays, the optimizer's numbers, x and y to the loss and the arrays after it."""
+        """The program of a step: from the state, the optimizer's numbers, x and y to the loss and the state after it."""
         import torch
         from torch.fx.experimental.proxy_tensor import make_fx
 

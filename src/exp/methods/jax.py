@@ -5,7 +5,6 @@ Needs the extra: pip install 'exp[jax]'.
 
 import importlib.util
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +25,7 @@ PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 class Jax(ArrayMethod):
     """A training step by XLA, of the same formulas. The first block of each length and batch shape is compiled.
 
-    jax has one pool of threads in a process, made when it first computes: as many as the first run there may use.
+    A run of one thread uses one. For more jax has one pool in a process, of the size that the first run there asks for.
     """
 
     library = "jax.numpy"
@@ -46,13 +45,16 @@ class Jax(ArrayMethod):
         return super().unsupported(device=device, precision=precision, **chosen)
 
     def start(self, formulas: Formulas, state: State, place: Place) -> None:
-        # What controls BLAS has set the run's threads; XLA's CPU client asks this variable, once.
-        threads = max(pool["num_threads"] for pool in threadpool_info())
-        os.environ.setdefault("NPROC", str(threads))
+        threads = max(pool["num_threads"] for pool in threadpool_info())  # those of the run: BLAS has been told
+        # Read once, when jax first computes; for a run of one thread it is not used.
+        pool = int(os.environ.setdefault("NPROC", str(threads if threads > 1 else os.cpu_count() or 1)))
+        if threads not in (1, pool):
+            raise InputError(
+                "threads", threads, f"jax has a pool of {pool} in this process; use 1 or {pool}, or a run by itself"
+            )
         import jax
 
-        if os.environ["NPROC"] != str(threads):
-            raise InputError("threads", threads, f"jax has {os.environ['NPROC']} in this process; start this run by itself")
+        self.options = {"xla_cpu_multi_thread_eigen": threads > 1} if place.device == "cpu" else {}
         jax.config.update("jax_enable_x64", True)  # else it would make float32 of float64, and int32 of the count
         jax.config.update("jax_default_matmul_precision", "highest")  # else a GPU rounds the operands of float32
         kind, _, index = place.device.partition(":")
@@ -84,7 +86,7 @@ class Jax(ArrayMethod):
         arguments = (self.state, self.inputs, x, y, rows)
         shape = (x.shape, y.shape, None if rows is None else rows.shape, steps)
         if shape not in self.programs:
-            self.programs[shape] = _compiled(self._block, arguments, steps)
+            self.programs[shape] = self._compiled(arguments, steps)
         self.state, losses = self.programs[shape](*arguments)
         return losses
 
@@ -101,16 +103,15 @@ class Jax(ArrayMethod):
         with self.given(numbers):
             return jax.lax.scan(one, state, rows, length=steps)
 
+    def _compiled(self, arguments: tuple[Any, ...], steps: int) -> Any:
+        import jax
+
+        lowered = jax.jit(self._block, static_argnames="steps").lower(*arguments, steps=steps)
+        text = f"{self.options} {lowered.as_text()}"
+        if text not in _programs:
+            _programs[text] = lowered.compile(self.options)
+        return _programs[text]
+
 
 _programs: dict[str, Any] = {}
 """The programs of this process by their text."""
-
-
-def _compiled(block: Callable[..., Any], arguments: tuple[Any, ...], steps: int) -> Any:
-    import jax
-
-    lowered = jax.jit(block, static_argnames="steps").lower(*arguments, steps=steps)
-    text = lowered.as_text()
-    if text not in _programs:
-        _programs[text] = lowered.compile()
-    return _programs[text]
