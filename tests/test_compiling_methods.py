@@ -70,9 +70,8 @@ def same(found: Trained, case: Case) -> bool:
 
 
 @pytest.mark.parametrize("number", range(len(COMBINATIONS)))
-@pytest.mark.parametrize("turn", range(2))
-def test_compiled_is_the_same_step(number: int, turn: int, as_traced: list[Any]):
-    inner = type(METHODS[INNER[(number + 2 * turn) % len(INNER)]])()
+def test_compiled_is_the_same_step(number: int, as_traced: list[Any]):
+    inner = type(METHODS[INNER[number % len(INNER)]])()
     case = COMBINATIONS[number]
     run = trained(Compiled(inner=inner), case)
     assert same(run, case) and run.state.count == 13
@@ -125,6 +124,7 @@ def test_machine_code_is_the_same_step_and_made_once():
     assert first.state.count == sum(block.steps for block in BLOCKS[:3])
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # Dynamo's look at the loss
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_a_module_is_compiled_once_for_each_batch_shape(optimizer: str, monkeypatch: pytest.MonkeyPatch):
     """By Dynamo without Inductor behind it: what is tested is that nothing asks it a second time."""
@@ -177,10 +177,8 @@ def test_jax_has_slope_zero_at_the_kink():
 @pytest.mark.parametrize(
     ("optimizer", "loss", "data", "batches"),
     [
-        ("sgd", "squared_error", "shared data", "all rows"),
-        ("momentum", "cross_entropy", "shared data", "own batches"),
+        ("sgd", "cross_entropy", "shared data", "own batches"),
         ("adamw", "mean_squared_error", "own data", "own batches"),
-        ("adam", "squared_error", "own data", "shared batches"),
     ],
 )
 @pytest.mark.parametrize("method", ["compiled", "jax"])
@@ -204,10 +202,8 @@ def test_who_trains_stacks():
 @pytest.mark.parametrize(
     ("inner", "precision", "choices"),
     [
-        ("autograd", "fp32", {"optimizer": "adam"}),
-        ("tensor", "bf16", {"optimizer": "sgd", "loss": "mean_squared_error"}),
-        ("function", "fp64", {"optimizer": "momentum", "activation": "tanh", "bias": False}),
-        ("functional", "fp32", {"optimizer": "adamw", "loss": "cross_entropy", "activation": "gelu"}),
+        ("autograd", "bf16", {"optimizer": "adam"}),
+        ("function", "fp32", {"optimizer": "sgd", "loss": "mean_squared_error", "activation": "tanh", "bias": False}),
     ],
 )
 def test_compiled_is_judged_equivalent(inner: str, precision: str, choices: dict[str, Any], as_traced: list[Any]):
@@ -216,7 +212,7 @@ def test_compiled_is_judged_equivalent(inner: str, precision: str, choices: dict
     assert as_traced
 
 
-@pytest.mark.parametrize(("precision", "choices"), [("fp32", {"optimizer": "adamw"}), ("fp64", {"loss": "cross_entropy"})])
+@pytest.mark.parametrize(("precision", "choices"), [("fp32", {"optimizer": "adamw", "loss": "cross_entropy"})])
 def test_jax_is_judged_equivalent(precision: str, choices: dict[str, Any]):
     verdict, judge = cases.judged(cases.case(Jax(), precision, **choices))
     assert (verdict.verdict, judge.wrong) == ("equivalent", [])

@@ -44,7 +44,8 @@ class Module(Method):
                 parameter.copy_(_transposed(put(state.params[name], place)))
                 slots = {slot: _transposed(put(state.slots[slot][name], place)) for slot in self.slot_names}
                 if "exp_avg" in slots:
-                    slots["step"] = torch.tensor(float(state.count))
+                    # float64: compiled, torch's Adam takes 1 − βᵗ in this type
+                    slots["step"] = torch.tensor(float(state.count), dtype=torch.float64)
                 if slots:
                     self.optimizer.state[parameter] = slots
 
