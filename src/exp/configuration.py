@@ -11,7 +11,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, ValidationError
 
@@ -149,9 +148,8 @@ def _names(schema: type) -> list[str]:
 
 def _named_part(key: str, group: str, choice: str) -> Any:
     """The part that a choice of a group describes, as its file has it."""
-    if (file := registry.file_of(group, choice)) is None:
+    if (node := registry.content_of(group, choice)) is None:
         raise InputError(key, choice, f"no such choice; choose {listed(nearest(choice, list(registry.choices(group))))}")
-    node = yaml.safe_load(file.read_text())
     return _part(group, *_checked(group, {group: node}, group))
 
 

@@ -17,10 +17,10 @@ def conf_folder() -> Path:
     return installed if (installed / "config.yaml").is_file() else Path(__file__).parents[2] / "conf"
 
 
-def file_of(group: str, choice: str) -> Path | None:
-    """The YAML file of a choice; the user's own too: --config-dir is on the import path of every process."""
+def content_of(group: str, choice: str) -> dict[str, Any] | None:
+    """What the file of a choice says; the user's own too: --config-dir is on the import path of every process."""
     files = (folder / group / f"{choice}.yaml" for folder in (conf_folder(), *map(Path, sys.path)))
-    return next((file for file in files if file.is_file()), None)
+    return next((yaml.safe_load(file.read_text()) for file in files if file.is_file()), None)
 
 
 @cache
