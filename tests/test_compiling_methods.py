@@ -279,7 +279,7 @@ def test_ones_own_method_may_be_the_inner_one(tmp_path: Path):
         experiment, _ = instantiate(*compose(["method=compiled", "method.inner=mine", "tracker=none"], tmp_path))
     finally:
         sys.path[:] = before
-    assert type(experiment.method.inner).__name__ == "Mine"
+    assert isinstance(experiment.method, Wrapper) and type(experiment.method.inner).__name__ == "Mine"
     assert "own_inner.py" in run_sources(experiment)
 
 
