@@ -29,6 +29,7 @@ from exp.identity import identity, run_sources
 from exp.judgement import identity as verdict_identity
 from exp.methods import ArrayMethod, Method, compiled
 from exp.methods.autograd import Autograd
+from exp.methods.base import Wrapper
 from exp.methods.compiled import Compiled
 from exp.methods.graphed import Graphed
 from exp.methods.jax import Jax
