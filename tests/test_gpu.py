@@ -72,3 +72,25 @@ def test_products_are_rounded_to_the_chosen_precision(
 def test_auto_is_the_gpu_in_tf32_too(tmp_path: Path) -> None:
     recorded = run("precision=tf32", "training.steps=2", "tracker=none", f"runs={tmp_path}")
     assert recorded.config["device"] == {"_target_": "exp.devices.Cuda", "index": 0}
+
+
+@pytest.mark.parametrize("method", ["compiled", "graphed", "jax"])
+def test_methods_that_compile_train_as_numpy_does(method: str, tmp_path: Path) -> None:
+    """Blocks longer and shorter than a replay, a ragged last batch, Adam."""
+    words = (*DIGITS, "training.log_every=50")
+    try:
+        gpu = run(*words, f"method={method}", "device=cuda", f"runs={tmp_path}")
+    except InputError as reason:
+        pytest.skip(str(reason))
+    numpy = run(*words, "method=numpy", f"runs={tmp_path}")
+    np.testing.assert_allclose(gpu.losses, numpy.losses, rtol=1e-9)
+    for name, weight in numpy.weights.items():
+        np.testing.assert_allclose(gpu.weights[name], weight, rtol=1e-9, atol=1e-9 * np.abs(weight).max())
+
+
+@pytest.mark.parametrize("inner", ["tensor", "autograd", "function", "functional"])
+def test_a_graph_of_every_inner_method_is_the_same_step(inner: str, tmp_path: Path) -> None:
+    """The tutorial: all rows in every step, 500 steps, 25 replays."""
+    words = ("device=cuda", "precision=fp64", "tracker=none", f"runs={tmp_path}")
+    graphed, plain = (run(*words, *choice) for choice in (("method=graphed", f"method.inner={inner}"), (f"method={inner}",)))
+    np.testing.assert_allclose(graphed.losses, plain.losses, rtol=1e-10)

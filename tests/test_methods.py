@@ -336,6 +336,12 @@ OWN = {
 )
 @every_array_method
 def test_stack_of_runs_is_the_single_runs(method: str, optimizer: str, loss: str, data: str, batches: str):
+    assert METHODS[method].stacks
+    stack_is_its_runs(type(METHODS[method]), optimizer, loss, data, batches)
+
+
+def stack_is_its_runs(new: Callable[[], Method], optimizer: str, loss: str, data: str, batches: str) -> None:
+    """Rates, decays, seeds of their own; data and batches shared or not."""
     cases = [Case(loss, optimizer, seed=seed) for seed in range(RUNS)]
     kinds = [{key: OWN[key][run] for key in OWN if hasattr(OPTIMIZERS[optimizer], key)} for run in range(RUNS)]
     optimizers = [replace(OPTIMIZERS[optimizer], **changes) for changes in kinds]
@@ -347,7 +353,7 @@ def test_stack_of_runs_is_the_single_runs(method: str, optimizer: str, loss: str
     if batches != "own batches":
         each = each[:1] * RUNS
 
-    stack = type(METHODS[method])()
+    stack = new()
     constants = {key: np.array(values) for key, values in stack_constants(optimizers).items()}
     place = started(stack, cases[0], stack_states([case.state() for case in cases]), constants)
     x, y = (put(array[0] if data == "shared data" else np.stack(array), place) for array in zip(*pairs, strict=True))
@@ -362,7 +368,7 @@ def test_stack_of_runs_is_the_single_runs(method: str, optimizer: str, loss: str
 
     for run in range(RUNS):
         member = Trained(np.concatenate(losses)[:, run], state.map(lambda array, run=run: array[run]), stack, x, y)
-        single = type(METHODS[method])()
+        single = new()
         started(single, cases[run], constants=optimizers[run].constants())
         own_x, own_y = (put(array, place) for array in pairs[run])
         right = np.concatenate([get(single.steps(own_x, own_y, block, place)) for block in each[run]])
@@ -509,7 +515,7 @@ def test_a_layers_backward_pass_is_in_the_precision_of_its_forward_pass():
     weight = torch.tensor(random.standard_normal((5, 4)), dtype=torch.float32, requires_grad=True)
     x, signal = (torch.tensor(random.standard_normal((7, width)), dtype=torch.float32) for width in (5, 4))
     with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
-        output = layer_function("cpu").apply(x, weight, None, ACTIVATIONS["identity"])
+        output = layer_function("cpu", autocast=True).apply(x, weight, None, ACTIVATIONS["identity"])
     (grad,) = torch.autograd.grad(output, weight, signal)
     assert torch.equal(grad, (x.bfloat16().T @ signal.bfloat16()).float())
     assert not torch.equal(grad, x.T @ signal)

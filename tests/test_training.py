@@ -5,6 +5,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+import cases
 import numpy as np
 import pytest
 import reference_tutorial
@@ -27,7 +28,7 @@ from exp.program import Program
 from exp.state import State
 from exp.training import LONGEST_BLOCK, Training
 
-METHODS = sorted(path.stem for path in (Path(__file__).parents[1] / "conf/method").glob("*.yaml"))
+METHODS = [*cases.METHODS]
 steady = settings(deadline=None, derandomize=True, database=None)
 
 

@@ -7,7 +7,7 @@ gradient with respect to a.
 from math import pi, sqrt
 from typing import Protocol
 
-from exp.arrays import Array, library
+from exp.arrays import Array, library, positive_part, where_positive
 
 
 class Activation(Protocol):
@@ -25,10 +25,10 @@ class Relu:
     torch_name, torch_arguments = "ReLU", {}
 
     def value(self, z: Array) -> Array:
-        return library(z).where(z <= 0, 0, z)
+        return positive_part(z)
 
     def backward(self, signal: Array, z: Array, a: Array) -> Array:
-        return library(z).where(z <= 0, 0, signal)
+        return where_positive(z, signal)
 
 
 class Tanh:

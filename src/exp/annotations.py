@@ -2,7 +2,8 @@
 
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import field, fields, make_dataclass
 from typing import Any
 
 
@@ -32,3 +33,22 @@ def in_words(schema: type, key: str) -> str:
         dict[str, Any]: "keys with their values, such as {seed:[0,1]}",
     }
     return words.get(hint, str(hint)) + (" or null" if optional else "")
+
+
+def parts_of(schema: type, groups: Mapping[str, type]) -> dict[str, str]:
+    """The arguments of a constructor that are parts themselves, each with the group that it is a choice of."""
+    hints = typing.get_type_hints(schema)
+    named = {kind: group for group, kind in groups.items()}
+    return {each.name: named[hints[each.name]] for each in fields(schema) if hints[each.name] in named}
+
+
+def as_given(schema: type, parts: Mapping[str, str]) -> type:
+    """The constructor as a configuration fills it: a part is given by the name of a choice."""
+    if not parts:
+        return schema
+    hints = typing.get_type_hints(schema) | dict.fromkeys(parts, str)
+    kept = [
+        (each.name, hints[each.name], field(default=each.default, default_factory=each.default_factory))
+        for each in fields(schema)
+    ]  # type: ignore[call-overload]
+    return make_dataclass(schema.__name__, kept, kw_only=True)

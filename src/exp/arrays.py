@@ -4,6 +4,7 @@ Formulas are written once, in the vocabulary that NumPy and torch share: operato
 `library(array).where`, `exp`, `log`, `tanh`, … Their leading axes are runs: a stack of K runs is one more axis in front.
 """
 
+import importlib
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +12,13 @@ from typing import Any
 import numpy as np
 
 Array = Any
-"""A `numpy.ndarray` or a `torch.Tensor`; shapes stand in the docstrings."""
+"""A `numpy.ndarray`, a `torch.Tensor` or an array of another library; shapes stand in the docstrings."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where arrays live: the library ("numpy" or "torch"), the device as torch names it, the floating-point type."""
+    """Where arrays live: the library ("numpy", "torch" or another module of the array API standard), the device as torch
+    names it, the floating-point type."""
 
     library: str
     device: str = "cpu"
@@ -24,8 +26,9 @@ class Place:
 
 
 def library(array: Array) -> Any:
-    """The module that `array` belongs to: `numpy` or `torch`. Never imports one."""
-    return sys.modules[type(array).__module__.partition(".")[0]]
+    """The module that `array` belongs to: `numpy`, `torch`, or what it names itself by the array API standard."""
+    package = type(array).__module__.partition(".")[0]
+    return sys.modules[package] if package in ("numpy", "torch") else array.__array_namespace__()
 
 
 def put(values: np.ndarray, place: Place) -> Array:
@@ -34,6 +37,8 @@ def put(values: np.ndarray, place: Place) -> Array:
     values = values.astype(place.dtype if values.dtype.kind == "f" else values.dtype, copy=True)
     if place.library == "numpy":
         return values
+    if place.library != "torch":
+        return importlib.import_module(place.library).asarray(values)
     import torch
 
     return torch.from_numpy(np.ascontiguousarray(values).reshape(values.shape)).to(place.device)
@@ -48,8 +53,8 @@ def get(array: Array) -> np.ndarray:
 
 
 def synchronize(place: Place) -> None:
-    """Wait until the device has done all that it was given. Nothing to wait for on a CPU."""
-    if not place.device.startswith("cpu"):
+    """Wait until the device has done all that torch gave it. Nothing to wait for on a CPU."""
+    if place.library == "torch" and not place.device.startswith("cpu"):
         import torch
 
         getattr(torch, place.device.partition(":")[0]).synchronize()
@@ -57,7 +62,8 @@ def synchronize(place: Place) -> None:
 
 def stack(arrays: list[Array]) -> Array:
     """Arrays of one shape `s` as one of shape `(len(arrays), *s)`."""
-    return library(arrays[0]).stack(arrays)
+    xp = library(arrays[0])
+    return np.array(arrays) if xp is np else xp.stack(arrays)  # np.stack takes a microsecond for each
 
 
 def zeros(shape: tuple[int, ...]) -> np.ndarray:
@@ -69,7 +75,7 @@ def cast(array: Array, like: Array) -> Array:
     """`array` in the floating-point type of `like`: `array` itself where it has it."""
     if array.dtype == like.dtype:
         return array
-    return array.astype(like.dtype) if library(array).__name__ == "numpy" else array.to(like.dtype)
+    return array.to(like.dtype) if library(array).__name__ == "torch" else array.astype(like.dtype)
 
 
 def product(a: Array, b: Array) -> Array:
@@ -78,7 +84,42 @@ def product(a: Array, b: Array) -> Array:
     In precision=bf16 the operands are rounded to bfloat16, and so is the product (`torch.autocast`); it is then kept in the
     type of a, so that what is done element by element is done in float32.
     """
+    if a.ndim == b.ndim == 2 and isinstance(a, np.ndarray):
+        return a.dot(b)  # the same product, a microsecond or two before NumPy's @ has begun
     return cast(a @ b, like=a)
+
+
+def plus_scaled(a: Array, b: Array, by: Array) -> Array:
+    """a + by · b, a and b of one shape, `by` a number or an array that broadcasts: one new array and nothing beside it."""
+    if not isinstance(a, np.ndarray) and (xp := library(a)).__name__ == "torch":
+        # not add: torch.compile (2.13) loses the alpha of what is added to a matrix product
+        return xp.sub(a, b, alpha=-by) if isinstance(by, float) else xp.addcmul(a, b, by)
+    scaled = by * b
+    scaled += a
+    return scaled
+
+
+def total(array: Array) -> Array:
+    """The sum over the last two axes: a number, or (K,)."""
+    return array.sum() if array.ndim == 2 else array.sum(axis=(-2, -1))
+
+
+def positive_part(z: Array) -> Array:
+    """z where z > 0, else 0; NaN stays NaN. Where autograd asks, its derivative at 0 is 0."""
+    if isinstance(z, np.ndarray):
+        return np.maximum(z, 0)
+    xp = library(z)
+    return xp.relu(z) if xp.__name__ == "torch" else xp.where(z <= 0, 0, z)
+
+
+def where_positive(z: Array, array: Array) -> Array:
+    """`array` where z > 0, else 0; `array` where z is NaN."""
+    if isinstance(z, np.ndarray):
+        return np.where(z <= 0, array.dtype.type(0), array)
+    xp = library(z)
+    if xp.__name__ == "torch":  # one pass, where a comparison and a choice are two
+        return xp.ops.aten.threshold_backward(array, z, 0)
+    return xp.where(z <= 0, 0, array)
 
 
 def per_run(value: Array, array: Array) -> Array:
@@ -89,10 +130,10 @@ def per_run(value: Array, array: Array) -> Array:
 
 def gather(array: Array, rows: Array) -> Array:
     """The `rows`, (B,) or (K, B), of `array`, (N, D) or (K, N, D): (B, D), or (K, B, D) where either has K."""
+    xp = library(array)
     if rows.ndim == 1:
-        return array[..., rows, :]
+        return xp.index_select(array, -2, rows) if xp.__name__ == "torch" else xp.take(array, rows, axis=-2)
     if array.ndim == 2:
         return array[rows]
-    xp = library(array)
-    take = xp.take_along_axis if xp.__name__ == "numpy" else xp.take_along_dim
+    take = xp.take_along_dim if xp.__name__ == "torch" else xp.take_along_axis
     return take(array, rows[..., None], -2)

@@ -17,11 +17,11 @@ from exp.precisions import Precision
 def controlled(threads: int, library: str, precision: Precision, device: str) -> Iterator[dict[str, Any]]:
     """Compute with `threads` threads in BLAS and torch, products in `precision`, deterministically. Yields what was set.
 
-    `library` is "numpy" or "torch", `device` as torch names it. Overflow is silent in between: a loss that is no longer
-    finite is the loop's to report.
+    `library` is "torch" or another, whose own settings are the method's to make; `device` as torch names it. Overflow is
+    silent in between: a loss that is no longer finite is the loop's to report.
     """
     with thread_pools().limit(limits=threads), np.errstate(all="ignore"):
-        if library == "numpy":
+        if library != "torch":
             yield {"threads": _blas_threads()}
             return
         with _torch_controlled(threads, precision.operands, device) as torch_conditions:

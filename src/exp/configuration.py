@@ -15,11 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, ValidationError
 
 from exp import registry
-from exp.annotations import in_words, leaf_types
+from exp.annotations import as_given, in_words, leaf_types, parts_of
 from exp.composition import resolved
 from exp.config_errors import as_typed, unknown_key
 from exp.devices import Device
-from exp.errors import MISSING, InputError, listed, require
+from exp.errors import MISSING, InputError, listed, nearest, require
 from exp.experiment import Experiment
 from exp.losses import Loss
 from exp.methods.base import Method
@@ -146,6 +146,13 @@ def _names(schema: type) -> list[str]:
     return [field.name for field in fields(schema)]
 
 
+def _named_part(key: str, group: str, choice: str) -> Any:
+    """The part that a choice of a group describes, as its file has it."""
+    if (node := registry.content_of(group, choice)) is None:
+        raise InputError(key, choice, f"no such choice; choose {listed(nearest(choice, list(registry.choices(group))))}")
+    return _part(group, *_checked(group, {group: node}, group))
+
+
 def _checked(group: str, config: dict[Any, Any], prefix: str) -> tuple[type, dict[str, Any]]:
     """The class that a group's `_target_` names, and its arguments by the types of its constructor, from under `prefix`."""
     node, kind = config.get(group), GROUPS[group]
@@ -193,6 +200,7 @@ _known: dict[tuple[str, type, str], dict[str, Any]] = {}
 
 def _typed_anew(group: str, schema: type, values: dict[Any, Any]) -> dict[str, Any]:
     prefix = f"{group}." if group else ""
+    schema = as_given(schema, parts_of(schema, GROUPS))
     typed = OmegaConf.structured(schema)
     for key, value in values.items():
         if value == MISSING_VALUE:
@@ -218,8 +226,9 @@ def _typed_anew(group: str, schema: type, values: dict[Any, Any]) -> dict[str, A
 
 def _part(group: str, kind: type, values: dict[str, Any]) -> Any:
     """The part itself; what its constructor raises is bad input."""
+    parts = {key: _named_part(f"{group}.{key}", inner, values[key]) for key, inner in parts_of(kind, GROUPS).items()}
     try:
-        return kind(**values)
+        return kind(**{**values, **parts})
     except InputError as error:
         raise error.under(group) from None
     except Exception as error:

@@ -66,6 +66,11 @@ def _gpu(torch_device: str | None) -> dict[str, Any] | None:
     }
 
 
+def packages(library: str) -> list[str]:
+    """The packages whose versions can change what is computed with `library`. The reference needs torch in any case."""
+    return list(dict.fromkeys(["exp", "numpy", "torch", library.partition(".")[0]]))
+
+
 @cache
 def version(package: str) -> str:
     """The installed version of a package."""

@@ -4,9 +4,9 @@ import hashlib
 import json
 from typing import Any
 
-from exp.environment import version
+from exp.environment import packages, version
 from exp.experiment import Experiment
-from exp.sources import modules_of, sources
+from exp.sources import kinds_of, modules_of, sources
 
 PARTS = ("method", "device", "precision", "problem", "network", "loss", "optimizer", "training")
 """The groups that say what a run is. The tracker, the task, the sweep say how it is done."""
@@ -21,7 +21,8 @@ LOOP = "exp.loop"
 
 def run_sources(experiment: Experiment) -> dict[str, str]:
     """SHA-256 of the files that define the run: its parts and the loop that trains them."""
-    return sources([*modules_of(type(getattr(experiment, part)) for part in PARTS), LOOP])
+    parts = (kind for part in PARTS for kind in kinds_of(getattr(experiment, part)))
+    return sources([*modules_of(parts), LOOP])
 
 
 def identity(experiment: Experiment, data_digest: str) -> str:
@@ -36,7 +37,7 @@ def identity(experiment: Experiment, data_digest: str) -> str:
             "config": config,
             "data": data_digest,
             "sources": run_sources(experiment),
-            "versions": {name: version(name) for name in ("exp", "numpy", "torch")},
+            "versions": {name: version(name) for name in packages(experiment.method.library)},
         }
     )
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from exp.arrays import Place
 from exp.conditions import controlled
-from exp.environment import processor, version
+from exp.environment import packages, processor, version
 from exp.experiment import Experiment
 from exp.optimizers import SGD, Momentum
 from exp.problems import Data
 from exp.seeds import generator
-from exp.sources import modules_of, sources
+from exp.sources import kinds_of, modules_of, sources
 from exp.verification.case import Case, judge_method
 from exp.verification.reference import Unknown
 from exp.verification.subject import Subject
@@ -117,12 +117,12 @@ def identity(experiment: Experiment, data: Data, device: str) -> str:
     method, optimizer = experiment.method, replace(experiment.optimizer, lr=1.0)
     depends = {
         "method": [type(method).__qualname__, {field.name: repr(getattr(method, field.name)) for field in fields(method)}],  # type: ignore[arg-type]
-        "code": sources([*modules_of([type(method)]), __name__]),
+        "code": sources([*modules_of(kinds_of(method)), __name__]),
         "shape": [asked.widths, asked.classes, asked.shape.whole, asked.ragged, experiment.training.batch_size is not None],
         "network": [experiment.network.activation, experiment.network.bias],
         "parts": [repr(experiment.loss), type(optimizer).__qualname__, repr(optimizer)],
         "where": [experiment.precision.name, device, _device_name(device), experiment.threads],
-        "versions": {name: version(name) for name in ("exp", "numpy", "torch")},
+        "versions": {name: version(name) for name in packages(method.library)},
     }
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
 

@@ -9,7 +9,7 @@ import abc
 from dataclasses import dataclass
 from typing import ClassVar
 
-from exp.arrays import Array, cast, library
+from exp.arrays import Array, cast, library, total
 
 
 @dataclass(kw_only=True)
@@ -35,7 +35,7 @@ class SquaredError(Loss):
 
     def value(self, prediction: Array, target: Array) -> Array:
         difference = cast(prediction, like=target) - target
-        return (difference * difference).sum(axis=(-2, -1))
+        return total(difference * difference)
 
     def gradient(self, prediction: Array, target: Array) -> Array:
         return 2 * (cast(prediction, like=target) - target)
@@ -49,7 +49,7 @@ class MeanSquaredError(Loss):
 
     def value(self, prediction: Array, target: Array) -> Array:
         difference = cast(prediction, like=target) - target
-        return (difference * difference).sum(axis=(-2, -1)) / _entries(prediction)
+        return total(difference * difference) / _entries(prediction)
 
     def gradient(self, prediction: Array, target: Array) -> Array:
         return (cast(prediction, like=target) - target) * (2 / _entries(prediction))
@@ -63,7 +63,7 @@ class CrossEntropy(Loss):
     torch_name, torch_arguments = "cross_entropy", {"reduction": "mean"}
 
     def value(self, prediction: Array, target: Array) -> Array:
-        return -(target * _log_softmax(cast(prediction, like=target))).sum(axis=(-2, -1)) / prediction.shape[-2]
+        return -total(target * _log_softmax(cast(prediction, like=target))) / prediction.shape[-2]
 
     def gradient(self, prediction: Array, target: Array) -> Array:
         softmax = library(prediction).exp(_log_softmax(cast(prediction, like=target)))

@@ -58,7 +58,7 @@ _DRAWS: dict[str, Callable[[Any, int, int], Array]] = {
 
 def depth(params: dict[str, Array]) -> int:
     """The number of layers."""
-    return sum(name.endswith(".weight") for name in params)
+    return len(params) // (2 if "layer1.bias" in params else 1)
 
 
 def forward(params: dict[str, Array], x: Array, activation: Activation) -> tuple[list[Array], list[Array]]:
@@ -71,7 +71,7 @@ def forward(params: dict[str, Array], x: Array, activation: Activation) -> tuple
     for layer in range(1, layers + 1):
         z = product(outputs[-1], params[f"layer{layer}.weight"])  # (…, N, width)
         if (bias := params.get(f"layer{layer}.bias")) is not None:
-            z = z + bias[..., None, :]
+            z += bias[..., None, :]
         pre.append(z)
         outputs.append(activation.value(z) if layer < layers else z)
     return pre, outputs

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from math import inf, isfinite, log
 from typing import Any, ClassVar
 
-from exp.arrays import Array, cast, library, per_run
+from exp.arrays import Array, cast, library, per_run, plus_scaled
 from exp.errors import InputError, require
 from exp.state import State
 
@@ -46,12 +46,14 @@ class Optimizer(abc.ABC):
     def update(self, state: State, grads: Mapping[str, Array], constants: Mapping[str, Any]) -> State:
         """The state after one update of every parameter by its gradient."""
         count = state.count + 1
-        scalars = self.scalars(cast(count, like=next(iter(state.params.values()))), constants)
+        scalars = constants
+        if type(self).scalars is not Optimizer.scalars:  # the rule depends on the count
+            scalars = self.scalars(cast(count, like=next(iter(state.params.values()))), constants)
         params: dict[str, Array] = {}
         slots: dict[str, dict[str, Array]] = {slot: {} for slot in self.slot_names}
         for name, param in state.params.items():
             old = {slot: state.slots[slot][name] for slot in self.slot_names}
-            values = {key: per_run(value, param) for key, value in scalars.items()}
+            values = {key: per_run(value, param) for key, value in scalars.items()} if count.ndim else scalars
             params[name], new = self.rule(param, grads[name], old, values)
             for slot in self.slot_names:
                 slots[slot][name] = new[slot]
@@ -75,7 +77,7 @@ def stack_constants(optimizers: Sequence[Optimizer]) -> dict[str, list[float]]:
 def _decayed(g: Array, p: Array, c: Mapping[str, Any]) -> Array:
     """g + λ p: the gradient of the loss with the penalty λ/2 ‖p‖². `g` itself where λ is the number 0."""
     decay = c["weight_decay"]
-    return g if isinstance(decay, float) and decay == 0 else g + decay * p
+    return g if isinstance(decay, float) and decay == 0 else plus_scaled(g, p, decay)
 
 
 @dataclass(kw_only=True)
@@ -85,7 +87,7 @@ class SGD(Optimizer):
     torch_name = "SGD"
 
     def rule(self, p: Array, g: Array, slots: Slots, c: Mapping[str, Any]) -> tuple[Array, Slots]:
-        return p - c["lr"] * _decayed(g, p, c), {}
+        return plus_scaled(p, _decayed(g, p, c), -c["lr"]), {}
 
 
 @dataclass(kw_only=True)
@@ -110,9 +112,9 @@ class Momentum(Optimizer):
 
     def rule(self, p: Array, g: Array, slots: Slots, c: Mapping[str, Any]) -> tuple[Array, Slots]:
         g = _decayed(g, p, c)
-        velocity = c["momentum"] * slots["momentum_buffer"] + g
-        direction = g + c["momentum"] * velocity if self.nesterov else velocity
-        return p - c["lr"] * direction, {"momentum_buffer": velocity}
+        velocity = plus_scaled(g, slots["momentum_buffer"], c["momentum"])
+        direction = plus_scaled(g, velocity, c["momentum"]) if self.nesterov else velocity
+        return plus_scaled(p, direction, -c["lr"]), {"momentum_buffer": velocity}
 
 
 @dataclass(kw_only=True)
@@ -175,4 +177,4 @@ class AdamW(Adam):
 
     def decay(self, p: Array, g: Array, c: Mapping[str, Any]) -> tuple[Array, Array]:
         """Weight decay shrinks the parameter itself."""
-        return p - c["lr_weight_decay"] * p, g
+        return plus_scaled(p, p, -c["lr_weight_decay"]), g

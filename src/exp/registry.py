@@ -1,5 +1,6 @@
 """What can be chosen: a folder of `conf/` is a group, a file in it a choice, its keys the choice's keys."""
 
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,12 @@ def conf_folder() -> Path:
     """`conf/` inside the installed package, or at the top of the checkout."""
     installed = Path(__file__).parent / "conf"
     return installed if (installed / "config.yaml").is_file() else Path(__file__).parents[2] / "conf"
+
+
+def content_of(group: str, choice: str) -> dict[str, Any] | None:
+    """What the file of a choice says; the user's own too: --config-dir is on the import path of every process."""
+    files = (folder / group / f"{choice}.yaml" for folder in (conf_folder(), *map(Path, sys.path)))
+    return next((yaml.safe_load(file.read_text()) for file in files if file.is_file()), None)
 
 
 @cache

@@ -5,8 +5,10 @@ import hashlib
 import importlib.util
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 _ROOT = Path(__file__).parents[1]
 """The folder that holds the package `exp`: of what lies there only `exp` is ours."""
@@ -34,6 +36,14 @@ def modules_of(kinds: Iterable[type]) -> list[str]:
     """The modules in which these classes and their parents are defined."""
     parents = {parent.__module__ for kind in kinds for parent in kind.__mro__}
     return sorted(parents - {"builtins", "abc", "typing"})
+
+
+def kinds_of(part: Any) -> Iterator[type]:
+    """The class of a part and those of the parts that it was made with."""
+    yield type(part)
+    for field in fields(part):
+        if is_dataclass(inner := getattr(part, field.name)):
+            yield from kinds_of(inner)
 
 
 def _file(module: str) -> tuple[Path, Path] | None:

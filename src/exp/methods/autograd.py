@@ -12,16 +12,16 @@ from exp.state import State
 class Autograd(ArrayMethod):
     """A training step whose gradient is taken by automatic differentiation."""
 
-    stacks = True
+    leading_axes = True
 
     def transition(self, state: State, x: Array, y: Array) -> tuple[Array, State]:
         import torch
 
-        params = {name: param.requires_grad_() for name, param in state.params.items()}
+        params = {name: param.detach().requires_grad_() for name, param in state.params.items()}
         prediction = forward(params, x, self.activation)[1][-1]  # forward
         loss = self.loss.value(prediction, y)  # loss
         # The gradient of a sum of K independent losses is the K gradients.
-        grads = torch.autograd.grad(loss.sum(), list(params.values()))  # backward
+        grads = torch.autograd.grad(loss.sum() if loss.ndim else loss, list(params.values()))  # backward
         with torch.no_grad():
             return loss.detach(), self.update(state, dict(zip(params, grads, strict=True)))  # update
 

@@ -5,14 +5,16 @@ is imported where it is used, so that choosing and checking a method stays fast.
 """
 
 import abc
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from exp.activations import ACTIVATIONS, Activation
 from exp.arrays import Array, Place, cast, gather, get, put, stack
+from exp.errors import InputError
 from exp.losses import Loss
 from exp.network import Network, forward
 from exp.optimizers import Optimizer
@@ -40,13 +42,15 @@ class Formulas:
 
 @dataclass(kw_only=True)
 class Method(abc.ABC):
-    """One implementation of a training step. `library` says whose arrays it computes with: "numpy" or "torch".
-
-    `stacks` says that leading axes are runs: started with a stack of K states and constants (K,), it trains K runs.
-    """
+    """One implementation of a training step. `library` says whose arrays it computes with: "numpy", "torch" or another
+    module that keeps the array API standard."""
 
     library: ClassVar[str] = "torch"
-    stacks: ClassVar[bool] = False
+
+    @property
+    def stacks(self) -> bool:
+        """Whether it trains a stack of K runs as one program, each as if it were alone."""
+        return False
 
     def unsupported(self, *, device: str, precision: str, network: Network, loss: Loss, optimizer: Optimizer) -> str | None:
         """Why this combination cannot run, in a sentence that names what would; None where it can.
@@ -88,14 +92,22 @@ class Method(abc.ABC):
         """The losses of a block of steps, (steps,) or (steps, K), on the device. x and y are all rows, at `place`."""
         if block.rows is None:
             return stack([self.step(x, y) for _ in range(block.steps)])
-        rows = put(block.rows, place)
-        batches = (rows[..., step, :] for step in range(block.steps))
-        return stack([self.step(gather(x, batch), gather(y, batch)) for batch in batches])
+        rows = put(block.rows, place).swapaxes(0, -2)  # (steps, B) or (steps, K, B)
+        return stack([self.step(gather(x, batch), gather(y, batch)) for batch in rows])
 
 
 @dataclass(kw_only=True)
 class ArrayMethod(Method):
-    """A method that is one pure function on arrays: `transition`. Leading axes are runs, so K states train K runs."""
+    """A method that is one pure function on arrays: `transition`.
+
+    `leading_axes` says that it acts on the last two axes only, so that leading axes are runs: K states train K runs.
+    """
+
+    leading_axes: ClassVar[bool] = False
+
+    @property
+    def stacks(self) -> bool:
+        return self.leading_axes
 
     def start(self, formulas: Formulas, state: State, place: Place) -> None:
         self.activation: Activation = ACTIVATIONS[formulas.network.activation]
@@ -109,6 +121,24 @@ class ArrayMethod(Method):
     @abc.abstractmethod
     def transition(self, state: State, x: Array, y: Array) -> tuple[Array, State]:
         """The loss of this state on (x, y), and the state after one update."""
+
+    def numbers(self, place: Place) -> dict[str, Array]:
+        """The constants as arrays: a step compiled with them as inputs is the same program for others.
+
+        0 stays out: what is left undone for it stays so.
+        """
+        constants = {key: value for key, value in self.constants.items() if not (isinstance(value, float) and value == 0)}
+        return {key: put(np.asarray(value), place) if isinstance(value, float) else value for key, value in constants.items()}
+
+    @contextmanager
+    def given(self, numbers: Mapping[str, Array]) -> Iterator[None]:
+        """Inside, these constants hold."""
+        own = self.constants
+        self.constants = {**own, **numbers}
+        try:
+            yield
+        finally:
+            self.constants = own
 
     def update(self, state: State, grads: dict[str, Array]) -> State:
         """The state after one update by the optimizer, given the gradient of every parameter, in whatever precision."""
@@ -124,3 +154,38 @@ class ArrayMethod(Method):
 
     def export(self) -> State:
         return self.state.map(get)
+
+
+@dataclass(kw_only=True)
+class Wrapper(Method):
+    """A method that takes the steps of another one, `inner`, in its own way: formulas and state are the inner's.
+
+    On the command line, in YAML and in every record `inner` is the name of a choice of `method`.
+    """
+
+    inner: Method
+
+    def __post_init__(self) -> None:
+        name = type(self.inner).__name__.lower()
+        if self.inner.library != "torch":
+            raise InputError("inner", name, "computes without torch; give a method that has it, such as autograd or tensor")
+        if isinstance(self.inner, Wrapper):
+            raise InputError("inner", name, "takes another method's steps itself; give that one, such as autograd or tensor")
+
+    @property
+    def stacks(self) -> bool:
+        return self.inner.stacks
+
+    def unsupported(self, *, device: str, precision: str, network: Network, loss: Loss, optimizer: Optimizer) -> str | None:
+        chosen: Any = {"network": network, "loss": loss, "optimizer": optimizer}
+        return self.inner.unsupported(device=device, precision=precision, **chosen)
+
+    def start(self, formulas: Formulas, state: State, place: Place) -> None:
+        self.running = replace(self.inner)  # type: ignore[type-var]  # every method is a dataclass
+        self.running.start(formulas, state, place)
+
+    def predict(self, x: Array) -> Array:
+        return self.running.predict(x)
+
+    def export(self) -> State:
+        return self.running.export()

@@ -3,13 +3,12 @@
 A layer maps a to f(z), z = a W + b. a is (…, N, inputs), W (…, inputs, outputs), b (…, outputs), z (…, N, outputs).
 """
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
 from exp.activations import ACTIVATIONS, Activation
-from exp.arrays import Array, product
-from exp.methods.base import ArrayMethod
+from exp.arrays import Array, Place, product
+from exp.methods.base import ArrayMethod, Formulas
 from exp.network import depth
 from exp.state import State
 
@@ -18,7 +17,11 @@ from exp.state import State
 class Function(ArrayMethod):
     """A training step of layers that bring their own derivative, the way an own kernel is brought to torch."""
 
-    stacks = True
+    leading_axes = True
+
+    def start(self, formulas: Formulas, state: State, place: Place) -> None:
+        super().start(formulas, state, place)
+        self.layers = {autocast: layer_function(place.device.partition(":")[0], autocast) for autocast in (False, True)}
 
     def transition(self, state: State, x: Array, y: Array) -> tuple[Array, State]:
         import torch
@@ -27,7 +30,7 @@ class Function(ArrayMethod):
         prediction = self.forward(params, x)  # forward
         loss = self.loss.value(prediction, y)  # loss
         # The gradient of a sum of K independent losses is the K gradients.
-        grads = torch.autograd.grad(loss.sum(), list(params.values()))  # backward
+        grads = torch.autograd.grad(loss.sum() if loss.ndim else loss, list(params.values()))  # backward
         with torch.no_grad():
             return loss.detach(), self.update(state, dict(zip(params, grads, strict=True)))  # update
 
@@ -36,33 +39,32 @@ class Function(ArrayMethod):
 
     def forward(self, params: dict[str, Array], x: Array) -> Array:
         """The prediction, (…, N, outputs): all layers in a row, the last one linear."""
+        import torch
+
         layers = depth(params)
+        function = self.layers[torch.is_autocast_enabled(x.device.type)]
         for layer in range(1, layers + 1):
             activation = self.activation if layer < layers else ACTIVATIONS["identity"]
-            weight, bias = params[f"layer{layer}.weight"], params.get(f"layer{layer}.bias")
-            x = layer_function(x.device.type).apply(x, weight, bias, activation)
+            x = function.apply(x, params[f"layer{layer}.weight"], params.get(f"layer{layer}.bias"), activation)
         return x
 
 
-@functools.cache
-def layer_function(device: str) -> Any:
-    """One layer, whose backward pass multiplies in the precision of its forward pass (`torch.amp.custom_bwd`)."""
+def layer_function(device: str, autocast: bool) -> Any:
+    """One layer. Under `autocast` its backward pass multiplies in the precision of its forward pass, whoever calls it."""
     import torch
 
     class Layer(torch.autograd.Function):
         @staticmethod
-        @torch.amp.custom_fwd(device_type=device)
         def forward(ctx: Any, a: Array, weight: Array, bias: Array | None, activation: Activation) -> Array:
             z = product(a, weight)
             if bias is not None:
-                z = z + bias[..., None, :]
+                z += bias[..., None, :]
             output = activation.value(z)
             ctx.save_for_backward(a, weight, z, output)
             ctx.activation, ctx.has_bias = activation, bias is not None
             return output
 
         @staticmethod
-        @torch.amp.custom_bwd(device_type=device)
         def backward(ctx: Any, *signals: Array) -> tuple[Array | None, Array, Array | None, None]:
             """Given ∂L/∂f(z): ∂L/∂z = ∂L/∂f(z) · f′(z);  ∂L/∂a = ∂L/∂z Wᵀ;  ∂L/∂W = aᵀ ∂L/∂z;  ∂L/∂b = Σ over N of ∂L/∂z."""
             a, weight, z, output = ctx.saved_tensors
@@ -71,4 +73,11 @@ def layer_function(device: str) -> Any:
             to_weight = product(a.swapaxes(-1, -2), signal)
             return to_a, to_weight, signal.sum(axis=-2) if ctx.has_bias else None, None
 
-    return Layer
+    if not autocast:
+        return Layer
+
+    class AutocastLayer(Layer):
+        forward = staticmethod(torch.amp.custom_fwd(Layer.forward, device_type=device))
+        backward = staticmethod(torch.amp.custom_bwd(Layer.backward, device_type=device))
+
+    return AutocastLayer

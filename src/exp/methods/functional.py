@@ -12,7 +12,7 @@ from exp.state import State
 class Functional(ArrayMethod):
     """A training step that transforms functions, as JAX does: no tensor is ever told that it requires a gradient."""
 
-    stacks = True
+    leading_axes = True
 
     def start(self, formulas: Formulas, state: State, place: Place) -> None:
         import torch

@@ -16,7 +16,7 @@ from exp.state import State
 class Manual(ArrayMethod):
     """A training step by hand: the four beats of the tutorial, for any depth."""
 
-    stacks = True
+    leading_axes = True
 
     def transition(self, state: State, x: Array, y: Array) -> tuple[Array, State]:
         pre, outputs = forward(state.params, x, self.activation)  # forward

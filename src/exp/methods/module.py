@@ -38,13 +38,14 @@ class Module(Method):
         }
         self.loss, self.loss_arguments = getattr(torch.nn.functional, loss.torch_name), loss.torch_arguments
         self.optimizer = getattr(torch.optim, optimizer.torch_name)(self.parameters.values(), **optimizer.torch_arguments())
-        self.slot_names, self.count = optimizer.slot_names, int(state.count)
+        self.slot_names, self.count = optimizer.slot_names, put(state.count, place)
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(_transposed(put(state.params[name], place)))
                 slots = {slot: _transposed(put(state.slots[slot][name], place)) for slot in self.slot_names}
                 if "exp_avg" in slots:
-                    slots["step"] = torch.tensor(float(self.count))
+                    # float64: compiled, torch's Adam takes 1 − βᵗ in this type
+                    slots["step"] = torch.tensor(float(state.count), dtype=torch.float64)
                 if slots:
                     self.optimizer.state[parameter] = slots
 
@@ -74,7 +75,7 @@ class Module(Method):
         return State(
             canonical(self.parameters),
             {slot: canonical(arrays) for slot, arrays in slots.items()},
-            np.array(self.count, dtype=np.int64),
+            get(self.count),
         )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from exp.arrays import get
 from exp.conditions import controlled
-from exp.methods.base import ArrayMethod, Block, Formulas
+from exp.methods.base import Block, Formulas
 from exp.seeds import generator
 from exp.state import State, stack_states
 from exp.verification.case import Case
@@ -149,7 +149,7 @@ def continues_from_its_export(case: Case, start: Start, conditions: tuple[Any, .
 def trains_stacks(case: Case, start: Start, conditions: tuple[Any, ...]) -> str:
     """K runs with rates of their own, as one program, are the K single runs."""
     subject = case.subject
-    if not isinstance(subject.method, ArrayMethod):
+    if not subject.method.stacks:
         raise Limit("has a state of its own, so it trains one run at a time")
     optimizers = [replace(start.optimizer, lr=start.optimizer.lr * (1 + run / 4)) for run in range(RUNS)]
     states = [start.state.map(lambda value, run=run: _scaled(value, 1 + run / 64)) for run in range(RUNS)]

@@ -1,0 +1,122 @@
+"""method=compiled: the step of another torch method as one program that torch.compile's Inductor has made of it.
+
+A pure `transition` is traced with forward, backward and update together (`make_fx` records what autograd does too), so that
+nothing is left to Python but one call. Numbers of the optimizer are inputs: another learning rate is the same program.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from exp.arrays import Array, Place
+from exp.losses import Loss
+from exp.methods.base import ArrayMethod, Formulas, Wrapper
+from exp.network import Network
+from exp.optimizers import Optimizer
+from exp.state import State
+
+COMPILERS = ("g++", "clang++", "c++")
+
+Program = Callable[..., Any]
+
+_programs: dict[Any, Program] = {}
+"""The programs of this process by what they compute: the trace itself, and the form of its arguments."""
+
+
+@dataclass(kw_only=True)
+class Compiled(Wrapper):
+    """The steps of `inner`, compiled at the first of each batch shape; the second compiles nothing."""
+
+    def unsupported(self, *, device: str, precision: str, network: Network, loss: Loss, optimizer: Optimizer) -> str | None:
+        if device == "cpu" and not _has_compiler():
+            return "torch.compile needs a C++ compiler on a CPU and finds none; install g++, or choose the inner method itself"
+        chosen: Any = {"network": network, "loss": loss, "optimizer": optimizer}
+        return super().unsupported(device=device, precision=precision, **chosen)
+
+    def start(self, formulas: Formulas, state: State, place: Place) -> None:
+        super().start(formulas, state, place)
+        self.programs: dict[tuple[int, ...], Program] = {}
+        if isinstance(self.running, ArrayMethod):
+            self.names, self.arrays = list(self.running.state.named()), list(self.running.state.named().values())
+            self.numbers = self.running.numbers(place)
+
+    def step(self, x: Array, y: Array) -> Array:
+        shape = (*x.shape, *y.shape)
+        first = shape not in self.programs
+        if not isinstance(self.running, ArrayMethod):
+            return self._step_of_its_own(first, shape, x, y)
+        if first:
+            self.programs[shape] = self._traced(self.running, x, y)
+        loss, *self.arrays = self.programs[shape](*self.arrays, *self.numbers.values(), x, y)
+        return loss
+
+    def predict(self, x: Array) -> Array:
+        return self._current().predict(x)
+
+    def export(self) -> State:
+        return self._current().export()
+
+    def _current(self) -> Any:
+        """The inner method with the state that the program has reached."""
+        if isinstance(self.running, ArrayMethod):
+            self.running.state = State.from_named(dict(zip(self.names, self.arrays, strict=True)))
+        return self.running
+
+    def _traced(self, method: ArrayMethod, x: Array, y: Array) -> Program:
+        """The program of a step: from the state, the optimizer's numbers, x and y to the loss and the state after it."""
+        import torch
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        names = self.names
+
+        def step(*arrays: Array) -> list[Array]:
+            state = State.from_named(dict(zip(names, arrays, strict=False)))
+            with method.given(dict(zip(self.numbers, arrays[len(names) :], strict=False))):
+                loss, after = method.transition(state, *arrays[-2:])
+            return [loss, *(after.named()[name] for name in names)]
+
+        arguments = [*self.arrays, *self.numbers.values(), x, y]
+        graph = make_fx(step)(*arguments)
+        own = id(graph) if any(node.op == "get_attr" for node in graph.graph.nodes) else None  # it holds arrays itself
+        forms = [(each.shape, each.stride(), each.dtype, each.device) for each in arguments]
+        asked = repr((graph.code, forms, torch.get_num_threads(), own))
+        if asked not in _programs:
+            _programs[asked] = lowered(graph, arguments)
+        return _programs[asked]
+
+    def _step_of_its_own(self, first: bool, shape: tuple[int, ...], x: Array, y: Array) -> Array:
+        """A step that changes a state of its own, by torch.compile, which compiles it in parts."""
+        import torch
+
+        if not self.programs:
+            self.compiled = torch.compile(self.running.step, dynamic=False)
+        if not first:
+            return self.compiled(x, y)
+        self.programs[shape] = self.compiled
+        with _in_this_process(), torch._dynamo.config.patch(recompile_limit=1000, accumulated_recompile_limit=10**6):
+            return self.compiled(x, y)
+
+
+def lowered(graph: Any, arguments: list[Array]) -> Program:
+    """The machine code of a traced graph, for arguments of these shapes."""
+    import torch
+    import torch._inductor
+
+    with _in_this_process(), torch.no_grad():
+        program: Any = torch._inductor.compile(graph, arguments)
+        return program
+
+
+def _in_this_process() -> Any:
+    """A step is a kernel or a few: starting processes to compile them takes longer than they do."""
+    import torch._inductor.config
+
+    return torch._inductor.config.patch(compile_threads=1)  # type: ignore[attr-defined]
+
+
+def _has_compiler() -> bool:
+    """Whether there is what Inductor would call: $CXX, else one of COMPILERS."""
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else COMPILERS
+    return any(Path(folder, name).is_file() for folder in os.get_exec_path() for name in names)
