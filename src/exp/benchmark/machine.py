@@ -57,7 +57,9 @@ def warnings(looks: list[tuple[Look, Look]], ceilings: list[list[float]], thread
         found.append(f"threads={threads} on {here} core{'s' * (here != 1)}: threads wait for each other; use threads={here}")
     shares = [share for pair in looks if (share := others(*pair)) is not None]
     if shares and (share := sum(shares) / len(shares)) > BUSY_CORES:
-        found.append(f"busy machine: other processes kept {share:.2g} of {here} cores computing; times are longer, floors higher")
+        found.append(
+            f"busy machine: other processes kept {share:.2g} of {here} cores computing; times are longer, floors higher"
+        )
     hertz = [each.hertz for pair in looks for each in pair if each.hertz]
     if hertz and min(hertz) < (1 - SLOWED) * max(hertz):
         found.append(f"throttling: the clock went from {max(hertz) / 1e9:.2f} to {min(hertz) / 1e9:.2f} GHz within the run")

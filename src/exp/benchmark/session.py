@@ -55,6 +55,13 @@ class Participant:
     environment: dict[str, Any] = field(default_factory=dict)
     failed: str | None = None
     traceback: str = ""
+    skipped: str | None = None
+    """Why it is not timed at all: too large for this machine."""
+
+    @property
+    def able(self) -> bool:
+        """Whether it takes part (still)."""
+        return self.failed is None and self.skipped is None
 
     @property
     def place(self) -> Place:

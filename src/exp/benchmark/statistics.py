@@ -47,7 +47,7 @@ class Ratio:
     @property
     def furthest(self) -> float:
         """The largest |log ratio| that the interval allows."""
-        return max(abs(log(self.low)), abs(log(self.high))) if 0 < self.low and self.high < inf else inf
+        return max(abs(log(self.low)), abs(log(self.high))) if self.low > 0 and self.high < inf else inf
 
 
 def spread(seconds: Sequence[float]) -> Spread:

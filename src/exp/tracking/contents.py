@@ -46,6 +46,8 @@ def tags_of(folder: RunFolder, status: dict[str, Any]) -> dict[str, str]:
         "verdict.reason": status.get("verdict_reason"),
         "verdict.first_wrong": status.get("first_wrong"),
         "verdict.bluntest": status.get("bluntest"),
+        "bound": status.get("benchmark", {}).get("bound"),
+        "refused": status.get("benchmark", {}).get("refused"),
     }
     tags |= {f"sweep.{name}": "member" for name in status.get("sweeps", ())}
     tags |= {f"digest.{name}": value for name, value in status.get("digests", {}).items()}

@@ -34,8 +34,8 @@ from exp.tracking.contents import LEFT, is_complete, params_of, tags_of
 from exp.tracking.settings import database_file
 from exp.tracking.view import saved_view
 
-ARTIFACTS = ("config.yaml", "environment.json", "error.txt", "verdict.json", "kit.txt")
-ARTIFACTS += ("plan.json", "summary.json", "compare.html", "compare.csv", "compare.json")
+ARTIFACTS = ("config.yaml", "environment.json", "error.txt", "verdict.json", "kit.txt", "benchmark.json")
+ARTIFACTS += ("plan.json", "summary.json", "compare.html", "compare.csv", "compare.json", "benchmark.html")
 """The files of a run folder that become artifacts."""
 
 CHUNK = 1000
