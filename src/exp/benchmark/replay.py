@@ -7,6 +7,7 @@ reference runs freely, until the states decide no more (`verification.block`). N
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ from exp.arrays import Array
 from exp.benchmark.fresh import fresh
 from exp.benchmark.session import Audit, Participant
 from exp.judgement import case, conditions, judged
-from exp.methods.base import Method
 from exp.state import State
 from exp.verification.block import judge_losses
 from exp.verification.case import Case
@@ -24,7 +24,7 @@ from exp.verification.comparison import exactly
 from exp.verification.judge import At, Judge
 from exp.verification.subject import Subject
 from exp.verification.training_run import JUDGED_OPERATIONS, LOOKED_AT
-from exp.verification.verdict import DIFFERENT, EQUIVALENT, Verdict, concluded, undecided
+from exp.verification.verdict import EQUIVALENT, Verdict, concluded, undecided
 
 MOST_OPERATIONS = 3e11
 """Floating-point operations of the steps that are done again in all, at most: where one step is more, nothing is judged."""
@@ -54,7 +54,7 @@ def judged_with_blocks(participant: Participant, *, alone: bool = False) -> Verd
     device = experiment.device.torch_name
     rows = experiment.training.batch_size or len(data.train.inputs)
     widths = experiment.network.widths(data.train.inputs.shape[1], data.train.targets.shape[1])
-    operations = 6.0 * rows * sum(one * other for one, other in zip(widths, widths[1:], strict=False))
+    operations = 6.0 * rows * sum(one * other for one, other in pairwise(widths))
     if operations > MOST_OPERATIONS / 10:
         reason = f"one step of {operations:.1e} floating-point operations is too much to be done again in float64"
         return undecided(reason, "a smaller network or batch")
@@ -87,17 +87,20 @@ def judge_audits(asked: Case, judge: Judge, participant: Participant, operations
         if timed.counted != timed.steps:
             judge.add(at, "update", "count", exactly(timed.counted, timed.steps))
     spent = 0.0
-    for audit in participant.audits:
+    for place, audit in enumerate(participant.audits):
         cost = 4 * operations * audit.timed.steps
         if spent and spent + cost > MOST_OPERATIONS:
             break
         spent += cost
-        number = next(place for place, timed in enumerate(every) if timed is audit.timed)
-        _judge_audit(asked, judge, participant, audit, f"timed block {number}", operations)
+        number = next(number for number, timed in enumerate(every) if timed is audit.timed)
+        looked_at = LOOKED_AT[: max(1, int(JUDGED_OPERATIONS / operations / 4))] if place == 0 else LOOKED_AT[:1]
+        _judge_audit(asked, judge, participant, audit, f"timed block {number}", looked_at)
 
 
-def _judge_audit(asked: Case, judge: Judge, participant: Participant, audit: Audit, name: str, operations: float) -> None:
-    """One block, step by step, and as it was timed."""
+def _judge_audit(
+    asked: Case, judge: Judge, participant: Participant, audit: Audit, name: str, looked_at: Sequence[int]
+) -> None:
+    """One block, step by step, and as it was timed; of its steps those `looked_at` are judged against the reference."""
     subject, split, timed = asked.subject, participant.data.train, audit.timed
     data = fresh(split.inputs, split.targets, asked.batch_size, timed.seed, timed.steps // timed.calls, timed.calls)
     if not np.isfinite(timed.losses).all():
@@ -106,10 +109,6 @@ def _judge_audit(asked: Case, judge: Judge, participant: Participant, audit: Aud
     chain = Chain(
         name, subject.optimizer, audit.before, subject.cast(data.x), subject.cast(data.y), data.rows, conditioned=False
     )
-    looked_at = [step for step in LOOKED_AT if step < timed.steps][: max(1, int(JUDGED_OPERATIONS / operations / 4))]
-    single, last = judge_steps(judge, chain, looked_at)
-    left: Sequence[Method] = [Left(subject, subject.optimizer, audit.after)]  # type: ignore[list-item]  # all that is asked of it
-    judge_losses(judge, chain, single, last, timed.losses, left[0])
-
-
-__all__ = ["DIFFERENT", "judged_with_blocks"]
+    single, last = judge_steps(judge, chain, [step for step in looked_at if step < timed.steps])
+    left: Any = Left(subject, subject.optimizer, audit.after)  # a method as far as it is asked
+    judge_losses(judge, chain, single, last, timed.losses, left)

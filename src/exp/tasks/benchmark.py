@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from exp.benchmark.replay import judged_with_blocks
 from exp.benchmark.session import MOST_SEED, Participant, Session, measure
 from exp.benchmark.table import COLUMNS, notes, rows_of, text
 from exp.claims import Claim
-from exp.errors import InputError, require
+from exp.errors import require
 from exp.experiment import Experiment
 from exp.problems import Data
 from exp.report import Report
@@ -78,7 +79,7 @@ class Benchmark(RunTask):
     def _measured(
         self, timed: list[Participant], claims: Sequence[Claim], report: Report
     ) -> dict[int, tuple[Size, Session, str]]:
-        """Time them; of each, by its `id`, its size, session and the session's name. What cannot be timed says why in `failed`."""
+        """Time them; returns of each, by its `id`, its size, its session and the session's name."""
         for each, claim in zip(timed, claims, strict=True):
             each.experiment.resolve_device()
             if not claim.uploads:
@@ -112,7 +113,7 @@ class Benchmark(RunTask):
         combinations = sum(each.kind == "combination" for each in taking_part)
         twins, peers = (sum(each.kind == kind for each in taking_part) for kind in ("twin", "peer"))
         what = f"{combinations} combination{'s' * (combinations != 1)}, {twins} twin{'s' * (twins != 1)} for the noise floor"
-        what += f", {peers} peers" if peers else ""
+        what += f", {peers} peer{'s' * (peers != 1)}" if peers else ""
         sets = f"{self.processes} set{'s' * (self.processes != 1)} of new processes" if self.isolated else "this process"
         about = expected_seconds(every, self.processes if self.isolated else 0, self.seconds)
         how = f"{self.seconds:g} s of timed blocks each, interleaved, in {sets}"
@@ -181,7 +182,7 @@ class Benchmark(RunTask):
         verdict = judged_with_blocks(peer, alone=True)
         row = self._row(peer, size, session, verdict)
         row["benchmark"] |= {"session": of["session"], "size": of["size"]}
-        row["benchmark"]["notes"].append(f"{peer.label} is a peer: judged by its timed blocks alone, not at probes")
+        row["benchmark"]["notes"].append("peers are judged by their timed blocks alone, not at probes")
         return {"name": peer.label, "choices": peer.experiment.choices, "verdict": verdict.verdict, **row}
 
     def _page(self, members: Sequence[Member], folders: Sequence[RunFolder], report: Report) -> None:
@@ -190,7 +191,7 @@ class Benchmark(RunTask):
         if len(statuses) < 2:
             return
         sweep = members[0].status.get("sweep")
-        folder = RunFolder(folders[0].path.parent / SWEEPS / sweep) if sweep else folders[0]
+        folder = RunFolder(Path(members[0].experiment.runs) / SWEEPS / sweep) if sweep else folders[0]
         folder.write_text("benchmark.html", page(statuses))
         report.say(f"see {folder.path}/benchmark.html")
 
@@ -238,6 +239,3 @@ def _about_floor(first: Participant, size: Size) -> list[str]:
 
 def _about(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-
-
-__all__ = ["Benchmark", "InputError"]
