@@ -163,7 +163,7 @@ def test_work_on_another_stream_is_waited_for() -> None:
     streams = []
 
     class Aside(Tensor):
-        def steps(self, x, y, block, place):  # noqa: ANN001, ANN202
+        def steps(self, x, y, block, place):
             losses = super().steps(x, y, block, place)
             streams.append(torch.cuda.Stream())
             with torch.cuda.stream(streams[-1]):

@@ -1,8 +1,8 @@
-"""How often task=benchmark finds a planted slow-down of 3 %, and how often it sees a difference between equals: for real.
+"""How often task=benchmark finds a planted slow-down of 3 %, and how often it sees one between equals: for real.
 
-`python -m campaigns.power [trials] [seconds]`, in the folder `tests`. In every trial four workers of the tutorial's step in NumPy
-are timed together, `seconds` of blocks in all: the baseline, its twin, an equal, and one that does every 33rd step twice. What is
-said of the last two is counted.
+`python -m campaigns.power [trials] [seconds]`, in the folder `tests`. In every trial four workers of the tutorial's step in
+NumPy are timed together, `seconds` of blocks in all: the baseline, its twin, an equal, and one that does every 33rd step twice.
+What is said of the last two is counted.
 """
 
 import sys
@@ -79,4 +79,6 @@ def main(trials: int, seconds: float) -> None:
 
 
 if __name__ == "__main__":
+    from campaigns.power import main  # by the name by which workers import it
+
     main(int(sys.argv[1]) if len(sys.argv) > 1 else 30, float(sys.argv[2]) if len(sys.argv) > 2 else 60.0)

@@ -57,7 +57,10 @@ def spread(seconds: Sequence[float]) -> Spread:
     """
     values = np.sort(np.asarray(seconds, dtype=np.float64))
     n = len(values)
-    rank = max(int(n / 2 - 0.98 * sqrt(n)), 0)  # 1.96 / 2: the normal approximation of the binomial
+    from scipy.special import bdtr
+
+    below = bdtr(np.arange(n), n, 0.5)  # of the binomial distribution: P(at most so many of n values lie below the median)
+    rank = max(int((below <= (1 - CONFIDENCE) / 2).sum()) - 1, 0)
     first, median, third = np.percentile(values, (25, 50, 75))
     return Spread(float(median), float(values[rank]), float(values[n - 1 - rank]), float(first), float(third), n)
 
