@@ -80,7 +80,7 @@ def page(statuses: Sequence[Status]) -> str:
             '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>benchmark</title>',
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><link rel="icon" href="data:,">',
             f'<style>{STYLE}</style></head><body><header><h1>Benchmark</h1><ul class="notes">{said}</ul></header>',
-            f'<section><h2>Speed</h2><div class="wide">{_table(statuses)}</div></section>{places}',
+            f'<section><h2>Speed</h2><div class="scroll few">{_table(statuses)}</div></section>{places}',
             f"<script>{get_plotlyjs()}</script><script>const figures = {written};\n{draw}\n",
             'document.body.dataset.drawn = "all";</script></body></html>',
         ]
@@ -102,7 +102,8 @@ def charts(statuses: Sequence[Status]) -> dict[str, Figure]:
     shapes = {shape_of(status) for status in timed if "shape" in status["benchmark"]}
     if len(shapes) < 2:
         return {"Time of a step": _bars(timed)}
-    found = {"Time of a step over the batch": _lines(timed)}
+    over = "batch" if len({rows for _, rows in shapes}) > 1 else "width"
+    found = {f"Time of a step over the {over}": _lines(timed, over_batch=over == "batch")}
     wins = {shape: ratio for shape in sorted(shapes) if (ratio := gpu_speed(statuses, shape)) is not None}
     return found | ({"GPU relative to CPU": _map(wins)} if wins else {})
 
@@ -122,22 +123,27 @@ def _bars(timed: Sequence[Status]) -> Figure:
     return {"data": [trace], "layout": _layout() | axes | {"yaxis": {**GRID, "autorange": "reversed"}}}
 
 
-def _lines(timed: Sequence[Status]) -> Figure:
-    """A line for each method, device and width."""
+def _lines(timed: Sequence[Status], *, over_batch: bool) -> Figure:
+    """A line for each method, device and width over the batch; or over the width, of one batch."""
     lines: dict[tuple[str, int], list[tuple[int, float]]] = {}
     for status in timed:
         if "shape" in status["benchmark"]:
             hidden, rows = shape_of(status)
             who = " ".join(status["choices"][group] for group in ("method", "device", "precision"))
-            lines.setdefault((who, hidden), []).append((rows, status["metrics"]["speed/step_seconds"]))
+            point = rows if over_batch else hidden, status["metrics"]["speed/step_seconds"]
+            lines.setdefault((who, hidden if over_batch else rows), []).append(point)
     traces: list[dict[str, Any]] = []
-    for (who, hidden), colour in zip(lines, colours([who for who, _ in lines]), strict=True):
-        points = sorted(lines[who, hidden])
+    for (who, other), colour in zip(lines, colours([who for who, _ in lines]), strict=True):
+        points = sorted(lines[who, other])
         xs, ys = zip(*points, strict=True)
-        marks = {"mode": "lines+markers", "line": {"color": colour}, "name": f"{who}, hidden {hidden}"}
+        marks = {
+            "mode": "lines+markers",
+            "line": {"color": colour},
+            "name": f"{who}, {'hidden' if over_batch else 'batch'} {other}",
+        }
         traces.append({"type": "scatter", "x": list(xs), "y": list(ys)} | marks)
     axes = {
-        "xaxis": {**GRID, **LOGARITHMIC, "title": {"text": "rows of a batch"}},
+        "xaxis": {**GRID, **LOGARITHMIC, "title": {"text": "rows of a batch" if over_batch else "hidden units"}},
         "yaxis": {**GRID, **LOGARITHMIC, "title": {"text": "seconds a step"}},
     }
     return {"data": traces, "layout": _layout() | axes}

@@ -11,7 +11,7 @@ from math import inf
 from typing import Any
 
 from exp.benchmark import machine
-from exp.benchmark.bench import Started, Timed, Warm
+from exp.benchmark.bench import BLOCK_SECONDS, Started, Timed, Warm
 from exp.benchmark.ceilings import Ceilings
 from exp.benchmark.processes import Local, Worker, WorkerFailed
 from exp.experiment import Experiment
@@ -20,8 +20,8 @@ from exp.seeds import Generator, generator
 from exp.state import State
 
 LEAST_ROUNDS = 4
-AUDITS = 2
-"""Of every process so many timed blocks are kept whole, to be judged: chosen by what no method can know."""
+AUDITS = 3
+"""Of every process at most so many timed blocks are kept whole, to be judged: chosen by what no method can know."""
 
 LARGEST_AUDIT_BYTES = 2**28
 MOST_SEED = 2**62
@@ -136,7 +136,7 @@ def _one_set(session: Session, alive: dict[int, Any], process: int, seconds: flo
     audited = set(random.integers(0, LEAST_ROUNDS, 1).tolist())
     while alive and (len(session.orders[-1]) < LEAST_ROUNDS or _timed(session, alive) < seconds * len(alive)):
         order = random.permutation(list(alive)).tolist()
-        keep = len(session.orders[-1]) in audited or random.random() < 0.02
+        keep = len(session.orders[-1]) in audited or random.random() < (AUDITS - 1) * BLOCK_SECONDS / seconds
         session.orders[-1].append(order)
         _round(session, alive, order, random, keep=keep)
     for number, worker in list(alive.items()):
