@@ -80,7 +80,7 @@ class Prepared(Honest):
         if block.steps < 2 or not self.ahead:
             if not self.ahead:
                 state = self.state
-                for _ in range(400):
+                for _ in range(100):
                     loss, state = super().transition(state, x, y)
                     self.ahead.append((loss, state))
             return super().steps(x, y, block, place)

@@ -14,7 +14,7 @@ import numpy as np
 
 from exp.arrays import Place, get, put
 from exp.benchmark import clock
-from exp.benchmark.fresh import Fresh, fresh
+from exp.benchmark.fresh import Fresh, batches, fresh
 from exp.benchmark.warming import MOST_SECONDS, is_warm
 from exp.experiment import Experiment
 from exp.memory import measured
@@ -90,7 +90,7 @@ class Bench:
         self._memory = measured(self.place.device if self.place.library == "torch" else None)
         split = self._data.train
         self._x, self._y = put(split.inputs, self.place), put(split.targets, self.place)
-        first = self._fresh(0, 1, 1).blocks[0]
+        first = self._batches(0, 1, 1)[0]
         self.edge()
         began = clock.seconds()
         self._experiment.start(self._data, self._experiment.device)
@@ -105,7 +105,7 @@ class Bench:
         found: list[float] = []
         steps, done, began = 1, 0, clock.seconds()
         while True:
-            blocks = self._fresh(seed + 1 + done, steps, 1).blocks
+            blocks = self._batches(seed + 1 + done, steps, 1)
             before = clock.seconds()
             self._run(blocks)
             now = clock.seconds()
@@ -124,7 +124,7 @@ class Bench:
 
     def prepare(self, seed: int, steps: int, calls: int) -> None:
         """Have everything ready for a timed block: a step or two to warm the caches, then new data, at the same addresses."""
-        self._run(self._fresh(seed + 1, 1, 2).blocks)
+        self._run(self._batches(seed + 1, 1, 2))
         self._next = seed, steps, calls, self._load(self._fresh(seed, steps, calls)).blocks
         self._before = self._method.export()
         self.edge()
@@ -155,6 +155,9 @@ class Bench:
 
     def _fresh(self, seed: int, steps: int, calls: int) -> Fresh:
         return fresh(self._data.train.inputs, self._data.train.targets, self._size, seed, steps, calls)
+
+    def _batches(self, seed: int, steps: int, calls: int) -> list[Block]:
+        return batches(len(self._data.train.inputs), self._size, seed, steps, calls)
 
     def _load(self, data: Fresh) -> Fresh:
         self._x[...] = put(data.x, self.place)

@@ -22,6 +22,11 @@ class NoiseFloor:
         return cls(twins.furthest)
 
     @property
+    def known(self) -> bool:
+        """Whether the twins had blocks enough to say anything: their ratio is known to a factor of ten."""
+        return self.log_ratio < log(10)
+
+    @property
     def share(self) -> float:
         """As a relative difference: 0.01 is one per cent."""
         return expm1(min(self.log_ratio, 700.0))

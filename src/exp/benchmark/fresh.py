@@ -14,6 +14,9 @@ from exp.seeds import generator
 STRETCH = 0.1
 """Columns of x are multiplied by ±(1 − STRETCH) … ±(1 + STRETCH)."""
 
+MOST_REORDERED = 2**22
+"""Numbers of x whose rows are put in another order: of more, that would take longer than the block."""
+
 
 @dataclass(frozen=True)
 class Fresh:
@@ -30,16 +33,23 @@ class Fresh:
 
 
 def fresh(x: np.ndarray, y: np.ndarray, batch_size: int | None, seed: int, steps: int, calls: int) -> Fresh:
-    """`calls` blocks of `steps` steps on data of this seed. Batches are whole: an epoch's ragged last one is left out."""
-    random = generator(seed, "benchmark")
-    order = random.permutation(len(x))
+    """`calls` blocks of `steps` steps on data of this seed."""
+    random = generator(seed, "benchmark", 0)
     scale = random.choice((-1.0, 1.0), x.shape[1]) * random.uniform(1 - STRETCH, 1 + STRETCH, x.shape[1])
-    blocks = []
+    if x.size <= MOST_REORDERED:
+        order = random.permutation(len(x))
+        x, y = x[order], y[order]
+    return Fresh(x * scale, y, batches(len(x), batch_size, seed, steps, calls))
+
+
+def batches(samples: int, batch_size: int | None, seed: int, steps: int, calls: int) -> list[Block]:
+    """`calls` blocks of `steps` steps. Batches are whole: an epoch's ragged last one is left out."""
+    random, blocks = generator(seed, "benchmark", 1), []
     for call in range(calls):
         rows = None
         if batch_size is not None:
-            epochs = -(-steps * batch_size // (len(x) // batch_size * batch_size))
-            whole = [random.permutation(len(x))[: len(x) // batch_size * batch_size] for _ in range(epochs)]
-            rows = np.concatenate(whole).reshape(-1, batch_size)[:steps]
+            used = samples // batch_size * batch_size
+            epochs = -(-steps * batch_size // used)
+            rows = np.concatenate([random.permutation(samples)[:used] for _ in range(epochs)]).reshape(-1, batch_size)[:steps]
         blocks.append(Block(call * steps, steps, rows))
-    return Fresh(x[order] * scale, y[order], blocks)
+    return blocks

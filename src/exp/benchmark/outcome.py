@@ -122,9 +122,18 @@ def losses(each: Participant) -> np.ndarray:
     return np.concatenate(blocks) if blocks else np.empty(0)
 
 
-def raw(each: Participant, session: Session) -> dict[str, Any]:
-    """Everything that was measured of a participant, but for its states: what benchmark.json holds."""
-    names = ("seed", "steps", "calls", "seconds", "device_seconds", "processor_seconds", "left_seconds", "outside_seconds")
+BLOCK = ("seed", "steps", "calls", "seconds", "device_seconds", "processor_seconds", "left_seconds", "outside_seconds")
+"""What is kept of every timed block."""
+
+
+def kept(each: Participant) -> list[dict[str, list[Any]]]:
+    """The timed blocks of a participant: of each process lists of what is kept of its blocks."""
+    return [{name: [getattr(timed, name) for timed in process] for name in BLOCK} for process in each.blocks]
+
+
+def raw(each: Participant, size: Size, session: Session) -> dict[str, Any]:
+    """Everything that was measured of a participant, but for its states: what benchmark.json holds. A baseline has its twin."""
+    twin = size.twin if size.twin is not None and each is baseline(size) else None
     place = session.participants.index(each)
     return {
         "seed": session.seed,
@@ -133,7 +142,8 @@ def raw(each: Participant, session: Session) -> dict[str, Any]:
         "order": session.orders,
         "started": [asdict(started) for started in each.started],
         "warm": [asdict(warm) for warm in each.warm],
-        "blocks": [{name: [getattr(timed, name) for timed in process] for name in names} for process in each.blocks],
+        "blocks": kept(each),
+        "twin": kept(twin) if twin else None,
         "ceilings": {" ".join(map(str, key)): [asdict(c) for c in found] for key, found in session.ceilings.items()},
         "warnings": session.warnings,
     }

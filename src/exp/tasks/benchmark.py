@@ -140,7 +140,7 @@ class Benchmark(RunTask):
         verdict = judged_with_blocks(each)
         folder.write_json("environment.json", each.environment)
         folder.write_json("verdict.json", {**each.experiment.choices, **verdict.as_json()})
-        folder.write_json("benchmark.json", raw(each, session))
+        folder.write_json("benchmark.json", raw(each, size, session))
         curve = losses(each)
         folder.write_curve({"train/loss": curve, "train/time": np.full(len(curve), time.time())})
         every = [size for size, session_, _ in found.values() if session_ is session]
@@ -163,7 +163,7 @@ class Benchmark(RunTask):
         told |= {"bound": bound(each, session, numbers["speed/step_seconds"]), "notes": []}
         if told.get("is_baseline"):
             told["notes"] += _about_floor(each, size)
-            if (hidden := floor(size)) is not None:
+            if (hidden := floor(size)) is not None and hidden.known:
                 numbers["speed/noise_floor"] = hidden.share
             if "tutorial" in self.peers and (absent := tutorial_absent(each.experiment)):
                 told["notes"].append(f"no tutorial beside {each.label}: {absent}")
@@ -234,6 +234,8 @@ def _about_floor(first: Participant, size: Size) -> list[str]:
     if (hidden := floor(size)) is None:
         why = size.twin.failed if size.twin else "there is none"
         return [f"no noise floor: the twin of {first.label} was not timed ({why})"]
+    if not hidden.known:
+        return [f"no noise floor: {first.label} and its twin had too few blocks; use a larger benchmark.seconds"]
     return [f"noise floor {hidden.share:.1%} (two workers of {first.label}): a smaller difference is none"]
 
 
