@@ -148,6 +148,17 @@ def test_a_patched_clock_is_refused() -> None:
     assert "the clock of another process" in refused.sentence
 
 
+def test_a_method_that_no_other_process_can_import_fails_alone() -> None:
+    class Here(cheating.Honest):
+        pass
+
+    each = participant(Here())
+    measure([each], seed=3, processes=1, seconds=0.1)
+    assert each.failed is not None
+    assert each.failed.startswith("method=numpy cannot be sent to a process of its own")
+    assert each.failed.endswith("put its class into a module beside its YAML")
+
+
 def test_clocks_are_taken_before_a_method_can_replace_them(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("perf_counter", "perf_counter_ns", "process_time_ns", "monotonic"):
         monkeypatch.setattr(time, name, lambda: 0)

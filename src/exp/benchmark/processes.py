@@ -13,7 +13,6 @@ from exp.benchmark.bench import Bench, Timed
 from exp.benchmark.ceilings import ceilings
 from exp.conditions import controlled
 from exp.environment import environment
-from exp.errors import InputError
 from exp.experiment import Experiment
 from exp.problems import Data
 
@@ -32,12 +31,13 @@ class Worker:
     """A combination in a process of its own."""
 
     def __init__(self, experiment: Experiment, data: Data):
+        sent = _pickled(experiment), pickle.dumps(data)
         self._here, there = Pipe()
         command = [sys.executable, "-m", "exp.benchmark.worker", str(there.fileno())]
         # A group of its own: Ctrl-C in the terminal is for the parent, which ends its workers. What a method prints is lost.
         self._process = subprocess.Popen(command, pass_fds=[there.fileno()], stdout=subprocess.DEVNULL, process_group=0)
         there.close()
-        self.send("load", list(sys.path), _pickled(experiment), pickle.dumps(data))
+        self.send("load", list(sys.path), *sent)
 
     @property
     def pid(self) -> int | None:
@@ -130,9 +130,9 @@ class Local:
 
 
 def _pickled(experiment: Experiment) -> bytes:
-    """An experiment for another process. Raises `InputError` for parts that no other process can import."""
+    """An experiment for another process. Raises `WorkerFailed` for parts that no other process can import."""
     try:
         return pickle.dumps(experiment)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         problem = f"cannot be sent to a process of its own ({error}); put its class into a module beside its YAML"
-        raise InputError("method", experiment.choices["method"], problem) from None
+        raise WorkerFailed(f"method={experiment.choices['method']} {problem}") from None

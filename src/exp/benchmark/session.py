@@ -104,8 +104,13 @@ def measure(
         with ExitStack() as stack:
             alive: dict[int, Worker | Local] = {}
             for number, each in enumerate(session.participants):
-                if each.failed is None:
+                if each.failed is not None:
+                    continue
+                try:
                     alive[number] = (Worker if isolated else Local)(each.experiment, each.data)
+                except WorkerFailed as error:
+                    each.failed = str(error)
+                else:
                     stack.callback(alive[number].close)
             if isolated:  # they import in parallel
                 for number, worker in list(alive.items()):
