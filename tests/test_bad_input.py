@@ -125,7 +125,6 @@ TYPED = [
     row("optimizer.lr=${oc.env:EXP_NOT_SET}", "optimizer.lr", "EXP_NOT_SET"),
     row("--foo", "--foo: ", "unrecognized"),
     row("-x method=numpy", "-x method=numpy: ", "unrecognized"),
-    row("method=numpy -m seed=0,1", "method=numpy -m seed=0,1: ", "-m come before the overrides"),
     row("method=numpy --config-dir my seed=1", "method=numpy --config-dir my seed=1: ", "come before the overrides"),
     row("--cfg nothing", "--cfg nothing: ", "job"),
     row("--config-dir nowhere", "--config-dir=nowhere: no such folder"),

@@ -146,6 +146,7 @@ def training_names_no_method(module: str, source: str) -> list[str]:
 
 MAY_OPEN = ("exp.problems", "exp.tables", "exp.run_folder", "exp.environment", "exp.registry", "exp.tracking")
 MAY_OPEN += ("exp.sources", "exp.claims", "exp.sweep_folder", "exp.gpus", "exp.memory", "exp.comparison.files")
+MAY_OPEN += ("exp.benchmark.machine",)
 OPENS = {
     "open",
     "read_text",

@@ -127,12 +127,19 @@ class Composer:
         return plain and not self._is_group(str(override.key_or_group))
 
 
+MULTIRUN = ("-m", "--multirun")
+
+
 def prepared(words: list[str]) -> tuple[list[str], list[str]]:
-    """A command line as Hydra will read it, and the overrides in it. Raises `InputError` for a flag that is none."""
+    """A command line as Hydra will read it, and the overrides in it. Raises `InputError` for a flag that is none.
+
+    `-m` may stand anywhere: Hydra reads no override behind a flag that stands behind one.
+    """
+    words = [*(word for word in words if word in MULTIRUN), *(word for word in words if word not in MULTIRUN)]
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:
-        raise InputError(" ".join(words), MISSING, f"{message}; flags such as -m come before the overrides (see --help)")
+        raise InputError(" ".join(words), MISSING, f"{message}; flags but -m come before the overrides (see --help)")
 
     parser.error = refuse
     arguments = parser.parse_args(words)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from exp.problems import Data
 from exp.seeds import generator
 from exp.sources import kinds_of, modules_of, sources
 from exp.verification.case import Case, judge_method
+from exp.verification.judge import Judge
 from exp.verification.reference import Unknown
 from exp.verification.subject import Subject
 from exp.verification.training_run import judge_training
@@ -51,10 +53,17 @@ def conditions(experiment: Experiment, device: str) -> AbstractContextManager[di
     return controlled(experiment.threads, "torch", experiment.precision, device)
 
 
-def judged(experiment: Experiment, data: Data, device: str, *, training: bool = True) -> Verdict:
+def judged(
+    experiment: Experiment,
+    data: Data,
+    device: str,
+    *,
+    training: bool = True,
+    further: Callable[[Case, Judge], None] = lambda case, judge: None,
+) -> Verdict:
     """The verdict on the experiment's method in its place; `training` also along the configured training.
 
-    The caller has set the `conditions`.
+    The caller has set the `conditions`. `further` looks at what else there is to judge.
     A method that raises is undecided: what it computes has not been seen.
     """
     started = time.perf_counter()
@@ -70,6 +79,7 @@ def judged(experiment: Experiment, data: Data, device: str, *, training: bool = 
             curve = judge_training(
                 asked, judge, experiment.training, data.train.inputs, data.train.targets, experiment.initial_state(data)
             )
+        further(asked, judge)
     except (Exception, SystemExit) as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         reason = " ".join(f"the method raised {type(error).__name__}: {error}".split())

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Collection
 
-HOW = ("task", "sweep", "tracker", "runs", "name", "hydra", "debug", "threads")
+HOW = ("task", "benchmark", "sweep", "tracker", "runs", "name", "hydra", "debug", "threads")
 """What says how a run is done, not what it is."""
 
 

@@ -7,6 +7,7 @@ environment.json     versions, hardware, libraries, commit
 problem.json         what turns the user's units into the network's
 initial.safetensors, final.safetensors    the state, by canonical names
 error.txt            the traceback of a run that failed
+benchmark.json       of task=benchmark: every timed block with its times, in which order, and the ceilings
 verdict.json         what the reference says of the method: of task=verify, and where training.verify=true
 tracking.json        what the tracking server already has (kept by the uploader)
 .lock                locked for as long as the run is alive, and touched: a heartbeat for where locks do not reach

@@ -7,7 +7,7 @@ import numpy as np
 
 Generator = np.random.Generator
 
-STREAMS = ("problem", "split", "network", "training", "verification")
+STREAMS = ("problem", "split", "network", "training", "verification", "benchmark")
 
 
 def generator(seed: int, stream: str, *path: int) -> Generator:

@@ -3,7 +3,7 @@
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from exp.claims import Claim
 from exp.experiment import Experiment
@@ -64,7 +64,12 @@ class Member:
 
 @dataclass(kw_only=True)
 class RunTask(Task):
-    """A task that leaves one run for each experiment: a sweep may do it once for each combination."""
+    """A task that leaves one run for each experiment: a sweep may do it once for each combination.
+
+    `undisturbed` says that nothing else may run beside it: no launcher is given it.
+    """
+
+    undisturbed: ClassVar[bool] = False
 
     @abc.abstractmethod
     def record(

@@ -13,8 +13,8 @@ from exp.run_folder import RunFolder
 Point = tuple[int, int, float]
 """Step, time in milliseconds, value."""
 
-ARTIFACTS = ("config.yaml", "environment.json", "error.txt", "verdict.json", "kit.txt")
-ARTIFACTS += ("plan.json", "summary.json", "compare.html", "compare.csv", "compare.json")
+ARTIFACTS = ("config.yaml", "environment.json", "error.txt", "verdict.json", "kit.txt", "benchmark.json")
+ARTIFACTS += ("plan.json", "summary.json", "compare.html", "compare.csv", "compare.json", "benchmark.html")
 """The files of a run folder that become artifacts."""
 
 
@@ -121,6 +121,8 @@ def tags_of(folder: RunFolder, status: dict[str, Any]) -> dict[str, str]:
         "verdict.reason": status.get("verdict_reason"),
         "verdict.first_wrong": status.get("first_wrong"),
         "verdict.bluntest": status.get("bluntest"),
+        "bound": status.get("benchmark", {}).get("bound"),
+        "refused": status.get("benchmark", {}).get("refused"),
     }
     if program := status.get("program"):
         checked = program["checked"]

@@ -29,7 +29,11 @@ def judge_block(judge: Judge, chain: Chain, single: np.ndarray, last: State) -> 
     method = subject.start(chain.state, chain.optimizer)
     rows = [batch for batch in chain.plan if batch is not None]
     block = Block(0, steps, np.stack(rows) if rows else None)
-    losses = subject.steps(method, subject.put(chain.x), subject.put(chain.y), block)
+    judge_losses(judge, chain, single, last, subject.steps(method, subject.put(chain.x), subject.put(chain.y), block), method)
+
+
+def judge_losses(judge: Judge, chain: Chain, single: np.ndarray, last: State, losses: np.ndarray, method: Method) -> None:
+    """A block that was done: its `losses`, and the `method` as it left it. See `judge_block`."""
     if losses.shape != single.shape:
         judge.add(At(chain.name, 0), "batches", "number of losses", exactly(losses.size, single.size))
     elif not (same_bits(losses.astype(np.float64), single) and same_states(method.export(), last)):

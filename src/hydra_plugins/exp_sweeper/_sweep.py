@@ -73,6 +73,8 @@ def _launch(context: HydraContext, config: DictConfig, name: str, planned: Plan)
         require(config.hydra.launcher.n_jobs != 0, "hydra.launcher.n_jobs", 0, "a whole number >= 1, or -1 for all cores")
     if name == "basic" or (name == "joblib" and config.hydra.launcher.n_jobs == 1):
         return None
+    if any(entry.ready[1].undisturbed for entry in planned.runs if entry.ready):
+        raise InputError("hydra/launcher", name, "this task takes the whole machine, one run at a time; leave it out")
     at_once = workers if name == "submitit_local" else sys.maxsize  # it has no bound of its own
     start = partial(_launched, context, config, at_once, tuple(gpus) if name == "joblib" else ())
     return Launch(start, config.hydra.launcher.n_jobs if name == "joblib" and config.hydra.launcher.n_jobs > 0 else workers)

@@ -1,0 +1,47 @@
+"""What a measured ratio is called, and what limits a step: stated rules, each in a word."""
+
+from dataclasses import dataclass
+from math import expm1, log
+
+from exp.benchmark.statistics import Ratio
+
+NONE = "none"
+
+EXPLAINED = 0.5
+"""Of a step's time, what its arithmetic or its memory traffic must explain at the machine's ceilings to be what limits it."""
+
+
+@dataclass(frozen=True)
+class NoiseFloor:
+    """How far apart two independent workers of the same combination were found, at most (95 %): a log ratio."""
+
+    log_ratio: float
+
+    @classmethod
+    def of(cls, twins: Ratio) -> "NoiseFloor":
+        return cls(twins.furthest)
+
+    @property
+    def known(self) -> bool:
+        """Whether the twins had blocks enough to say anything: their ratio is known to a factor of ten."""
+        return self.log_ratio < log(10)
+
+    @property
+    def share(self) -> float:
+        """As a relative difference: 0.01 is one per cent."""
+        return expm1(min(self.log_ratio, 700.0))
+
+    def hides(self, ratio: Ratio) -> bool:
+        """Whether a difference is called none: its interval holds 1, or it is no larger than that between equals."""
+        return not ratio.certain or abs(log(ratio.ratio)) <= self.log_ratio
+
+
+def limited_by(step_seconds: float, arithmetic_seconds: float, traffic_seconds: float) -> str:
+    """`compute`, `memory` or `launch`: what a step of `step_seconds` is bound by.
+
+    The others are what its floating-point operations and its bytes would take at this machine's ceilings. Where neither
+    explains EXPLAINED of the time, most of it goes to starting operations: Python, dispatch, kernel launches.
+    """
+    if max(arithmetic_seconds, traffic_seconds) < EXPLAINED * step_seconds:
+        return "launch"
+    return "compute" if arithmetic_seconds >= traffic_seconds else "memory"

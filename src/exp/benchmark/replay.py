@@ -1,0 +1,114 @@
+"""The timed steps are the judged steps: timed blocks are done again, and their own losses and final weights are judged.
+
+From the state before a block a fresh copy of the method does its steps one by one, of which several are judged against the
+float64 reference. The losses and the state that were timed must be these, bit for bit, or what rounding makes of them: as the
+reference runs freely, until the states decide no more (`verification.block`). No clock runs meanwhile.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from exp.arrays import Array
+from exp.benchmark.fresh import fresh
+from exp.benchmark.session import Audit, Participant
+from exp.judgement import case, conditions, judged
+from exp.state import State
+from exp.verification.block import judge_losses
+from exp.verification.case import Case
+from exp.verification.chain import Chain, judge_steps
+from exp.verification.comparison import exactly
+from exp.verification.judge import At, Judge
+from exp.verification.subject import Subject
+from exp.verification.training_run import JUDGED_OPERATIONS, LOOKED_AT
+from exp.verification.verdict import EQUIVALENT, Verdict, concluded, undecided
+
+MOST_OPERATIONS = 3e11
+"""Floating-point operations of the steps that are done again in all, at most: where one step is more, nothing is judged."""
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a timed block left: its state, and by a fresh copy of the method started there, its predictions."""
+
+    subject: Subject
+    optimizer: Any
+    state: State
+
+    def export(self) -> State:
+        return self.state.map(np.copy)
+
+    def predict(self, x: Array) -> Array:
+        return self.subject.start(self.state, self.optimizer).predict(x)
+
+
+def judged_with_blocks(participant: Participant, *, alone: bool = False) -> Verdict:
+    """The verdict on a participant's method, and on its timed blocks.
+
+    `alone`: the blocks are judged, the method at its probes is not, and the verdict is on what was timed.
+    """
+    experiment, data = participant.experiment, participant.data
+    device = experiment.device.torch_name
+    rows = experiment.training.batch_size or len(data.train.inputs)
+    widths = experiment.network.widths(data.train.inputs.shape[1], data.train.targets.shape[1])
+    operations = 6.0 * rows * sum(one * other for one, other in pairwise(widths))
+    if operations > MOST_OPERATIONS / 10:
+        reason = f"one step of {operations:.1e} floating-point operations is too much to be done again in float64"
+        return undecided(reason, "a smaller network or batch")
+
+    def further(asked: Case, judge: Judge) -> None:
+        judge_audits(asked, judge, participant, operations)
+
+    with conditions(experiment, device):
+        if not alone:
+            return judged(experiment, data, device, training=False, further=further)
+        from exp.seeds import generator
+
+        asked = case(experiment, data, device)
+        judge = asked.judge(generator(asked.seed, "verification"))
+        further(asked, judge)
+        if judge.wrong:
+            return concluded(asked, judge)
+        decided = any(entry.beat == "loss" and entry.decides for entry in judge.judged)
+        found = Verdict(EQUIVALENT) if decided else undecided("no timed step could be decided", "precision=fp64")
+        return replace(found, remarks=judge.remarks, comparisons=len(judge.judged))
+
+
+def judge_audits(asked: Case, judge: Judge, participant: Participant, operations: float) -> None:
+    """Judge the timed blocks that were kept, and of all the others what a look can tell."""
+    every = [timed for process in participant.blocks for timed in process]
+    for number, timed in enumerate(every):
+        at = At(f"timed block {number}", 0)
+        if len(timed.losses) != timed.steps:
+            judge.add(at, "batches", "number of losses", exactly(len(timed.losses), timed.steps))
+        if timed.counted != timed.steps:
+            judge.add(at, "update", "count", exactly(timed.counted, timed.steps))
+    spent = 0.0
+    for place, audit in enumerate(participant.audits):
+        cost = 4 * operations * audit.timed.steps
+        if spent and spent + cost > MOST_OPERATIONS:
+            break
+        spent += cost
+        number = next(number for number, timed in enumerate(every) if timed is audit.timed)
+        looked_at = LOOKED_AT[: max(1, int(JUDGED_OPERATIONS / operations / 4))] if place == 0 else LOOKED_AT[:1]
+        _judge_audit(asked, judge, participant, audit, f"timed block {number}", looked_at)
+
+
+def _judge_audit(
+    asked: Case, judge: Judge, participant: Participant, audit: Audit, name: str, looked_at: Sequence[int]
+) -> None:
+    """One block, step by step, and as it was timed; of its steps those `looked_at` are judged against the reference."""
+    subject, split, timed = asked.subject, participant.data.train, audit.timed
+    data = fresh(split.inputs, split.targets, asked.batch_size, timed.seed, timed.steps // timed.calls, timed.calls)
+    if not np.isfinite(timed.losses).all():
+        judge.remarks.append(f"{name}: its losses are not finite, which decides nothing")
+        return
+    chain = Chain(
+        name, subject.optimizer, audit.before, subject.cast(data.x), subject.cast(data.y), data.rows, conditioned=False
+    )
+    single, last = judge_steps(judge, chain, [step for step in looked_at if step < timed.steps])
+    left: Any = Left(subject, subject.optimizer, audit.after)  # a method as far as it is asked
+    judge_losses(judge, chain, single, last, timed.losses, left)

@@ -1,0 +1,198 @@
+"""A session: combinations that are timed together, block by block in turns, in an order drawn anew for each round.
+
+Everything is repeated with new processes: memory lies otherwise in each. Of one combination there are two workers, which
+nobody could tell apart: what is found between those two is the noise floor.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any
+
+from exp.benchmark import machine
+from exp.benchmark.bench import BLOCK_SECONDS, Started, Timed, Warm
+from exp.benchmark.ceilings import Ceilings
+from exp.benchmark.processes import Local, Worker, WorkerFailed
+from exp.experiment import Experiment
+from exp.problems import Data
+from exp.seeds import Generator, generator
+from exp.state import State
+
+LEAST_ROUNDS = 4
+AUDITS = 3
+"""Of every process at most so many timed blocks are kept whole, to be judged: chosen by what no method can know."""
+
+LARGEST_AUDIT_BYTES = 2**28
+MOST_SEED = 2**62
+
+Place = tuple[str, str, str, int]
+"""Library, device, precision and threads: what a ceiling belongs to."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A timed block with the state before and after it."""
+
+    timed: Timed
+    before: State
+    after: State
+
+
+@dataclass
+class Participant:
+    """What takes part in a session. `kind` is combination, twin or peer; the lists have an entry for each process."""
+
+    label: str
+    experiment: Experiment
+    data: Data
+    kind: str = "combination"
+    started: list[Started] = field(default_factory=list)
+    warm: list[Warm] = field(default_factory=list)
+    blocks: list[list[Timed]] = field(default_factory=list)
+    audits: list[Audit] = field(default_factory=list)
+    memory: list[dict[str, float]] = field(default_factory=list)
+    environment: dict[str, Any] = field(default_factory=dict)
+    failed: str | None = None
+    traceback: str = ""
+    skipped: str | None = None
+    """Why it is not timed at all: too large for this machine."""
+
+    @property
+    def able(self) -> bool:
+        """Whether it takes part (still)."""
+        return self.failed is None and self.skipped is None
+
+    @property
+    def place(self) -> Place:
+        chosen = self.experiment
+        return chosen.method.library, chosen.device.torch_name, chosen.precision.name, chosen.threads
+
+
+@dataclass
+class Session:
+    """What was measured: the ceilings of each place in turn, looks at the machine, and the order of every round."""
+
+    seed: int
+    participants: list[Participant]
+    ceilings: dict[Place, list[Ceilings]] = field(default_factory=dict)
+    looks: list[tuple[machine.Look, machine.Look]] = field(default_factory=list)
+    orders: list[list[list[int]]] = field(default_factory=list)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What makes the measurement doubtful."""
+        operations = [[each.operations_per_second for each in found] for found in self.ceilings.values()]
+        return machine.warnings(self.looks, operations, max(each.experiment.threads for each in self.participants))
+
+
+def measure(
+    participants: Sequence[Participant],
+    seed: int,
+    processes: int,
+    seconds: float,
+    *,
+    isolated: bool = True,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Session:
+    """Time all of them together, `seconds` of timed blocks each, in `processes` sets of new processes.
+
+    One that fails takes no further part, and says why in `failed`.
+    """
+    session = Session(seed, list(participants))
+    for process in range(processes):
+        with ExitStack() as stack:
+            alive: dict[int, Worker | Local] = {}
+            for number, each in enumerate(session.participants):
+                if each.failed is not None:
+                    continue
+                try:
+                    alive[number] = (Worker if isolated else Local)(each.experiment, each.data)
+                except WorkerFailed as error:
+                    each.failed = str(error)
+                else:
+                    stack.callback(alive[number].close)
+            if isolated:  # they import in parallel
+                for number, worker in list(alive.items()):
+                    _attempt(session, alive, number, worker.answer)
+            if alive:
+                _one_set(session, alive, process, seconds / processes)
+        progress(process + 1)
+    return session
+
+
+def _one_set(session: Session, alive: dict[int, Any], process: int, seconds: float) -> None:
+    """One set of processes: ceilings, start and warm-up one after the other, then the rounds."""
+    random = generator(session.seed, "benchmark", process)
+    first = machine.look(worker.pid for worker in alive.values())
+    seen: set[Place] = set()
+    for number, worker in list(alive.items()):
+        if (place := session.participants[number].place) not in seen:
+            seen.add(place)
+            _attempt(session, alive, number, lambda: worker.do("ceilings"), session.ceilings.setdefault(place, []))  # noqa: B023
+    for number in random.permutation(list(alive)).tolist():
+        each, worker = session.participants[number], alive[number]
+        _attempt(session, alive, number, lambda: worker.do("start"), each.started)  # noqa: B023
+        if number in alive:
+            _attempt(session, alive, number, lambda: worker.do("warm", _seed(random)), each.warm)  # noqa: B023
+    for number in alive:
+        session.participants[number].blocks.append([])
+    session.orders.append([])
+    audited = set(random.integers(0, LEAST_ROUNDS, 1).tolist())
+    while alive and (len(session.orders[-1]) < LEAST_ROUNDS or _timed(session, alive) < seconds * len(alive)):
+        order = random.permutation(list(alive)).tolist()
+        keep = len(session.orders[-1]) in audited or random.random() < (AUDITS - 1) * BLOCK_SECONDS / seconds
+        session.orders[-1].append(order)
+        _round(session, alive, order, random, keep=keep)
+    for number, worker in list(alive.items()):
+        each = session.participants[number]
+        _attempt(session, alive, number, lambda: worker.do("finish"), each.memory)  # noqa: B023
+        if number in alive and not each.environment:
+            each.environment = worker.do("environment")
+    session.looks.append((first, machine.look(worker.pid for worker in alive.values())))
+
+
+def _round(session: Session, alive: dict[int, Any], order: list[int], random: Generator, *, keep: bool) -> None:
+    """A timed block of each, in this order. Where one fails, the round does not count for it: it leaves."""
+    for number in order:
+        each, worker = session.participants[number], alive[number]
+        warm, seed = each.warm[-1], _seed(random)
+
+        def block(worker: Any = worker, warm: Warm = warm, seed: int = seed) -> Timed:
+            worker.do("prepare", seed, warm.block_steps, warm.block_calls)
+            return worker.timed()
+
+        _attempt(session, alive, number, block, each.blocks[-1])
+        if keep and number in alive and _of_this_process(each) < AUDITS:
+            timed = each.blocks[-1][-1]
+            _attempt(session, alive, number, lambda: Audit(timed, *worker.do("states")), each.audits)  # noqa: B023
+
+
+def _of_this_process(each: Participant) -> int:
+    """How many blocks of the present process are kept already; large states are kept once."""
+    weight = sum(array.nbytes for array in each.audits[0].before.named().values()) if each.audits else 0
+    if weight > LARGEST_AUDIT_BYTES:
+        return AUDITS
+    return sum(audit.timed in each.blocks[-1] for audit in each.audits)
+
+
+def _attempt(session: Session, alive: dict[int, Any], number: int, work: Callable[[], Any], into: list | None = None) -> None:
+    """Do it; what fails ends the participation."""
+    try:
+        found = work()
+    except WorkerFailed as error:
+        each = session.participants[number]
+        each.failed, each.traceback = str(error), error.traceback
+        alive.pop(number).close()
+    else:
+        if into is not None:
+            into.append(found)
+
+
+def _timed(session: Session, alive: dict[int, Any]) -> float:
+    """Seconds of this set's timed blocks so far, of all that are left."""
+    return sum(block.seconds for number in alive for block in session.participants[number].blocks[-1]) if alive else inf
+
+
+def _seed(random: Generator) -> int:
+    return int(random.integers(0, MOST_SEED))

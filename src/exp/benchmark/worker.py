@@ -1,0 +1,92 @@
+"""The worker: one combination in a process of its own, told by its parent what to do. `python -m exp.benchmark.worker FD`.
+
+Every order is answered by ("ok", value) or ("failed", sentence, traceback); a timed block first by ("done", None), at its very
+end. The clocks are taken before the method's module is imported.
+"""
+
+import os
+import pickle
+import sys
+import traceback
+from contextlib import ExitStack
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from exp.benchmark import clock  # before the method's own module, which comes with the first order
+from exp.benchmark.bench import Bench
+from exp.benchmark.ceilings import ceilings
+
+__all__ = ["clock", "serve"]
+
+
+class Orders:
+    """What the parent may order, by name."""
+
+    def __init__(self, parent: Connection):
+        self._parent, self._held = parent, ExitStack()
+
+    def load(self, path: list[str], experiment: bytes, data: bytes) -> None:
+        """Import what the experiment needs, in the parent's import path, and set its conditions for good."""
+        from exp.conditions import controlled
+
+        sys.path[:] = path
+        self._experiment, self._data = pickle.loads(experiment), pickle.loads(data)
+        library, device = self._experiment.method.library, self._experiment.device.torch_name
+        self._library, self._device = library, device
+        self._set = self._held.enter_context(controlled(self._experiment.threads, library, self._experiment.precision, device))
+        self._bench = Bench(self._experiment, self._data)
+
+    def ceilings(self) -> Any:
+        return ceilings(self._bench.place, self._bench.edge)
+
+    def environment(self) -> dict[str, Any]:
+        """What there is to know of this process, and the conditions that were really set."""
+        from exp.environment import environment
+
+        return environment(self._device if self._library == "torch" else None) | {"conditions": self._set}
+
+    def start(self) -> Any:
+        return self._bench.start()
+
+    def warm(self, seed: int) -> Any:
+        return self._bench.warm(seed)
+
+    def prepare(self, seed: int, steps: int, calls: int) -> None:
+        self._bench.prepare(seed, steps, calls)
+
+    def go(self) -> Any:
+        return self._bench.go(lambda: self._parent.send(("done", None)))
+
+    def states(self) -> Any:
+        return self._bench.states()
+
+    def finish(self) -> Any:
+        return self._bench.finish()
+
+
+def serve(parent: Connection, orders: Any) -> None:
+    """Do what is ordered until the parent is gone."""
+    while True:
+        try:
+            name, arguments = parent.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            answer = ("ok", getattr(orders, name)(*arguments))
+        except (Exception, SystemExit) as error:
+            answer = ("failed", failure(error), traceback.format_exc())
+        parent.send(answer)
+
+
+def failure(error: BaseException) -> str:
+    """What was raised, and where, in a sentence."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{' '.join(f'{type(error).__name__}: {error}'.split())} ({Path(where.filename).name} line {where.lineno})"
+
+
+if __name__ == "__main__":
+    connection = Connection(int(sys.argv[1]))
+    serve(connection, Orders(connection))
+    sys.stdout.flush()
+    os._exit(0)  # to take torch apart in an orderly way costs half a second

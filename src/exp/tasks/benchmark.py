@@ -1,0 +1,251 @@
+"""task=benchmark: how fast is a step, by how much faster than another, how surely; and were the timed steps right?"""
+
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exp.benchmark.crossing import answer, page
+from exp.benchmark.outcome import bound, compared, floor, losses, metrics, raw, refused_of
+from exp.benchmark.peers import require_peers, tutorial_absent
+from exp.benchmark.plan import Size, expected_seconds, sessions, sizes, too_large, too_slow
+from exp.benchmark.replay import judged_with_blocks
+from exp.benchmark.session import MOST_SEED, Participant, Session, measure
+from exp.benchmark.table import COLUMNS, notes, rows_of, text
+from exp.claims import Claim
+from exp.errors import require
+from exp.experiment import Experiment
+from exp.problems import Data
+from exp.report import Report
+from exp.run_folder import SWEEPS, RunFolder
+from exp.tasks.base import Group, Member, RunTask, Table
+from exp.tasks.recording import alone, beating, begun, recorded
+from exp.tasks.verify import verdict_status
+from exp.verification.verdict import EXIT_CODES, UNSUPPORTED, Verdict
+
+
+class NotMeasured(RuntimeError):
+    """A combination that failed in its worker."""
+
+
+@dataclass(kw_only=True)
+class Benchmark(RunTask):
+    """Time all combinations of a sweep together, or a single one. See docs/benchmark.md.
+
+    `seconds` of timed blocks for each, in `processes` sets of new processes; `isolated` false: all in this process.
+    """
+
+    undisturbed = True
+
+    seconds: float = 8.0
+    processes: int = 5
+    isolated: bool = True
+    peers: list[str] = field(default_factory=list)
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        require(0 < self.seconds <= 3600, "seconds", self.seconds, "a number > 0 and <= 3600")
+        require(self.processes >= 1, "processes", self.processes, "a whole number >= 1")
+        require(self.seed is None or 0 <= self.seed < MOST_SEED, "seed", self.seed, "a whole number >= 0, or null")
+        require_peers(self.peers)
+
+    def __call__(self, experiment: Experiment) -> int:
+        return alone(self, experiment, Report())
+
+    def groups(
+        self, runs: Sequence[tuple[Experiment, Data]], fuse: str, *, elsewhere: bool = False, workers: int = 1
+    ) -> list[Group]:
+        """All of a sweep are timed together."""
+        return [Group([*range(len(runs))], "timed together, interleaved" if len(runs) > 1 else "")]
+
+    def record(
+        self, experiment: Experiment, data: Data, report: Report, claim: Claim | None = None, **status: Any
+    ) -> RunFolder:
+        return self.record_together([Member(experiment, data, claim, status)], report)[0]
+
+    def record_together(self, members: Sequence[Member], report: Report) -> list[RunFolder]:
+        report.end()  # the loss of a benchmark is worth no bar
+        with _held(members) as claims:
+            timed = [Participant(each.experiment.name, each.experiment, each.data) for each in members]
+            found = self._measured(timed, claims, report)
+            folders = []
+            for each, member, claim in zip(timed, members, claims, strict=True):
+                work = partial(self._result, each, found, report)
+                own = Member(each.experiment, each.data, claim, member.status)
+                folders += recorded([own], report, work, task="benchmark")
+        self._page(members, folders, report)
+        return folders
+
+    def _measured(
+        self, timed: list[Participant], claims: Sequence[Claim], report: Report
+    ) -> dict[int, tuple[Size, Session, str]]:
+        """Time them; returns of each, by its `id`, its size, its session and the session's name."""
+        for each, claim in zip(timed, claims, strict=True):
+            each.experiment.resolve_device()
+            if not claim.uploads:
+                each.failed = "runs that other processes do at the same time cannot be timed; use hydra/launcher=basic"
+            else:
+                each.skipped = too_large([each]) or too_slow(each, self.seconds)
+        seed = secrets.randbelow(MOST_SEED) if self.seed is None else self.seed
+        every = sizes(timed, self.peers)
+        self._say_plan(every, report)
+        found: dict[int, tuple[Size, Session, str]] = {}
+        began = time.monotonic()
+        for number, together in enumerate(split := sessions(every)):
+            name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+
+            def progress(done: int, number: int = number, of: int = len(split)) -> None:
+                sets = number * self.processes + done
+                report.say(f"timed {sets} of {of * self.processes} sets of processes, {time.monotonic() - began:.0f} s")
+
+            taking_part = [each for size in together for each in size.participants]
+            session = measure(
+                taking_part, seed + number, self.processes, self.seconds, isolated=self.isolated, progress=progress
+            )
+            found |= {id(each): (size, session, name) for size in together for each in size.members}
+        return found
+
+    def _say_plan(self, every: Sequence[Size], report: Report) -> None:
+        """What will be done, and about how long it takes, before any of it begins."""
+        taking_part = [each for size in every for each in size.participants]
+        if not taking_part:
+            return
+        combinations = sum(each.kind == "combination" for each in taking_part)
+        twins, peers = (sum(each.kind == kind for each in taking_part) for kind in ("twin", "peer"))
+        what = f"{combinations} combination{'s' * (combinations != 1)}, {twins} twin{'s' * (twins != 1)} for the noise floor"
+        what += f", {peers} peer{'s' * (peers != 1)}" if peers else ""
+        sets = f"{self.processes} set{'s' * (self.processes != 1)} of new processes" if self.isolated else "this process"
+        about = expected_seconds(every, self.processes if self.isolated else 0, self.seconds)
+        how = f"{self.seconds:g} s of timed blocks each, interleaved, in {sets}"
+        report.say(f"timing {what}: {how}; then their verdicts: about {_about(about)} on a quiet machine")
+
+    def _result(
+        self,
+        each: Participant,
+        found: dict[int, tuple[Size, Session, str]],
+        report: Report,
+        members: Sequence[Member],
+        folders: Sequence[RunFolder],
+        device: str,
+        send: Callable[[], None],
+    ) -> list[dict[str, Any]]:
+        """What the status of a run says of what was measured of it; its verdict is found here."""
+        (folder,) = folders
+        if each.skipped:
+            report.say(f"skipped {each.label}: {each.skipped}")
+            verdict = {"verdict": UNSUPPORTED, "verdict_reason": each.skipped, "metrics": {}}
+            own: dict[str, Any] = {"session": "none", "size": 0, "notes": [f"skipped {each.label}: {each.skipped}"]}
+            return [{"status": "FINISHED", "benchmark": own, **verdict}]
+        if each.failed is not None:
+            raise NotMeasured(each.failed + (f"\n{each.traceback}" if each.traceback else ""))
+        size, session, name = found[id(each)]
+        verdict = judged_with_blocks(each)
+        folder.write_json("environment.json", each.environment)
+        folder.write_json("verdict.json", {**each.experiment.choices, **verdict.as_json()})
+        folder.write_json("benchmark.json", raw(each, size, session))
+        curve = losses(each)
+        folder.write_curve({"train/loss": curve, "train/time": np.full(len(curve), time.time())})
+        every = [size for size, session_, _ in found.values() if session_ is session]
+        said = verdict_status(verdict, each.experiment)
+        own = self._row(each, size, session, verdict)
+        shape = (sum(each.experiment.network.hidden), each.experiment.training.batch_size or len(each.data.train.inputs))
+        place = next(number for number, other in enumerate(every) if other is size)
+        own["benchmark"] |= {"session": name, "size": place, "warnings": session.warnings, "shape": shape}
+        if own["benchmark"].get("is_baseline"):
+            own["benchmark"]["peers"] = [
+                self._peer(peer, size, session, own["benchmark"]) for peer in size.peers if peer.failed is None
+            ]
+        return [{"status": "FINISHED", **said, **own, "metrics": said["metrics"] | own["metrics"]}]
+
+    def _row(self, each: Participant, size: Size, session: Session, verdict: Verdict) -> dict[str, Any]:
+        """The numbers of a participant, and what the table says of it."""
+        numbers = metrics(each, session)
+        told = compared(each, size, verdict.verdict)
+        numbers |= told.pop("metrics", {})
+        told |= {"bound": bound(each, session, numbers["speed/step_seconds"]), "notes": []}
+        if told.get("is_baseline"):
+            told["notes"] += _about_floor(each, size)
+            if (hidden := floor(size)) is not None and hidden.known:
+                numbers["speed/noise_floor"] = hidden.share
+            if "tutorial" in self.peers and (absent := tutorial_absent(each.experiment)):
+                told["notes"].append(f"no tutorial beside {each.label}: {absent}")
+            told["notes"] += [f"{peer.label} failed: {peer.failed}" for peer in size.peers if peer.failed]
+        if (refused := refused_of(each)) is not None:
+            told["refused"] = refused.sentence
+            told["notes"].append(f"{each.label} is refused: {refused.sentence}")
+        if verdict.first or verdict.reason:
+            told["notes"].append(f"{each.label} is {verdict.line}")
+        if not all(warm.stable for warm in each.warm):
+            told["notes"].append(f"{each.label} was still changing its speed when it was timed: it had not warmed up")
+        return {"metrics": numbers, "benchmark": told}
+
+    def _peer(self, peer: Participant, size: Size, session: Session, of: dict[str, Any]) -> dict[str, Any]:
+        """A peer's row, shaped as the status of a run."""
+        verdict = judged_with_blocks(peer, alone=True)
+        row = self._row(peer, size, session, verdict)
+        row["benchmark"] |= {"session": of["session"], "size": of["size"]}
+        row["benchmark"]["notes"].append("peers are judged by their timed blocks alone, not at probes")
+        return {"name": peer.label, "choices": peer.experiment.choices, "verdict": verdict.verdict, **row}
+
+    def _page(self, members: Sequence[Member], folders: Sequence[RunFolder], report: Report) -> None:
+        """One page beside the sweep, or in the folder of the single run, where there are several to show."""
+        statuses = [status for folder in folders if (status := folder.status())["status"] == "FINISHED"]
+        if len(statuses) < 2:
+            return
+        sweep = members[0].status.get("sweep")
+        folder = RunFolder(Path(members[0].experiment.runs) / SWEEPS / sweep) if sweep else folders[0]
+        folder.write_text("benchmark.html", page(statuses))
+        report.say(f"see {folder.path}/benchmark.html")
+
+    def table(self, statuses: list[dict[str, Any]], first: Sequence[str]) -> Table:
+        columns = [*first, *(column for column in COLUMNS if column not in first)]
+        rows = [[text(status, column) for column in columns] for status in rows_of(statuses)]
+        names = ["speed/step_seconds", "speed/ratio", "speed/first_step_seconds"]
+        return Table(columns, rows, names, [*notes(statuses), *answer(statuses)])
+
+    def exit_code(self, statuses: list[dict[str, Any]]) -> int:
+        """That of the worst verdict: different before undecided. What was skipped with its reason is no failure."""
+        codes = {EXIT_CODES[status["verdict"]] for status in statuses}
+        return next((code for code in (2, 4) if code in codes), 0)
+
+
+@contextmanager
+def _held(members: Sequence[Member]) -> Iterator[list[Claim]]:
+    """The claims of the members, folders of their own for those that have none; what is interrupted is KILLED."""
+    with ExitStack() as stack:
+        claims = []
+        for each in members:
+            claim = each.claim
+            if claim is None:
+                claim = Claim(RunFolder.create(each.experiment.runs, each.experiment.name), uploads=True)
+                claim.folder.update_status(**begun(each.experiment), **each.status, task="benchmark")
+                stack.enter_context(beating([claim.folder], lambda: False))
+            claims.append(claim)
+        try:
+            yield claims
+        except BaseException:
+            for claim in claims:
+                if claim.folder.status()["status"] == "RUNNING":
+                    claim.folder.update_status(status="KILLED", ended=time.time())
+                claim.folder.release()
+            raise
+
+
+def _about_floor(first: Participant, size: Size) -> list[str]:
+    """What was found between the twins, in a sentence."""
+    if (hidden := floor(size)) is None:
+        why = size.twin.failed if size.twin else "there is none"
+        return [f"no noise floor: the twin of {first.label} was not timed ({why})"]
+    if not hidden.known:
+        return [f"no noise floor: {first.label} and its twin had too few blocks; use a larger benchmark.seconds"]
+    return [f"noise floor {hidden.share:.1%} (two workers of {first.label}): a smaller difference is none"]
+
+
+def _about(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,225 @@
+"""What users type to have methods timed: the plan, the table, what is kept, what MLflow hears, what fails."""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import exp as command
+from commands import tracked
+
+from exp.benchmark.crossing import answer, charts, page
+from exp.benchmark.table import notes, rows_of, text
+from exp.claims import Claim
+from exp.composition import compose
+from exp.configuration import instantiate
+from exp.errors import InputError
+from exp.report import Report
+from exp.run_folder import RunFolder, run_folders
+from exp.tasks.base import Member
+from exp.tasks.benchmark import Benchmark
+
+pytestmark = pytest.mark.filterwarnings("ignore::Warning:(mlflow|sqlalchemy|alembic)")
+
+SMALL = ["problem.samples=11", "problem.inputs=7", "problem.outputs=3", "network.hidden=[5]", "optimizer.lr=1e-4"]
+QUICK = ["task=benchmark", "benchmark.seconds=0.2", "benchmark.processes=1"]
+BROKEN = """
+from dataclasses import dataclass
+
+from exp.methods.manual import NumPy
+
+@dataclass(kw_only=True)
+class Broken(NumPy):
+    def transition(self, state, x, y):
+        raise ZeroDivisionError("nothing to divide by")
+"""
+
+
+def members(runs: Path, *methods: str, words: tuple[str, ...] = (), **claimed: Any) -> list[Member]:
+    """Checked runs, as a sweep hands them over."""
+    found = []
+    for method in methods:
+        experiment, _ = instantiate(*compose([f"method={method}", "tracker=none", f"runs={runs}", *SMALL, *words]))
+        found.append(Member(experiment, experiment.check(), **claimed))
+    return found
+
+
+def test_a_single_method_is_timed_judged_and_recorded(tmp_path: Path) -> None:
+    done = command(*QUICK, "method=numpy", *SMALL, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[1].startswith("timing 1 combination, 1 twin for the noise floor: 0.2 s of timed blocks each")
+    heads = "method device precision first step warm-up step 95 % quartiles speed verdict GFLOP/s GB/s bound memory"
+    assert any(line.split() == heads.split() for line in lines)
+    rows = [line for line in lines if " cpu " in line and " fp32 " in line and "equivalent" in line]
+    assert [row.partition("  ")[0] for row in rows] == ["numpy"]
+    assert any(line.startswith("noise floor ") for line in lines)
+    (folder,) = run_folders(tmp_path / "runs")
+    status, raw = folder.status(), folder.read_json("benchmark.json")
+    assert (status["task"], status["verdict"]) == ("benchmark", "equivalent")
+    assert raw["participants"] == [status["name"], f"{status['name']} (twin)"]
+    (rounds,) = raw["order"]
+    assert len(rounds) >= 4 and all(sorted(order) == [0, 1] for order in rounds)
+    assert len(raw["blocks"][0]["seconds"]) == len(rounds)
+    assert len({tuple(order) for order in rounds}) > 1  # drawn anew for each round
+    losses = folder.curve()["train/loss"]
+    assert len(losses) == sum(raw["blocks"][0]["steps"]) and np.isfinite(losses).all()
+    recorded = tracked(f"sqlite:///{tmp_path}/mlflow.db")[folder.path.name]
+    assert recorded.data.tags["kind"] == "benchmark" and recorded.data.tags["verdict"] == "equivalent"
+    assert recorded.data.tags["bound"] in ("compute", "memory", "launch")
+    wanted = {"step_seconds", "step_seconds_low", "first_quartile", "first_step_seconds", "warm_up_steps", "noise_floor"}
+    wanted |= {"operations_per_second", "share_of_arithmetic", "bytes_per_second", "share_of_memory", "blocks"}
+    assert {f"speed/{name}" for name in wanted} <= set(recorded.data.metrics)
+
+
+def test_members_are_timed_together_in_one_order_and_fail_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process; one of them raises, which keeps the others from nothing."""
+    (tmp_path / f"broken_{tmp_path.name}.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    task = Benchmark(seconds=0.2, processes=1, isolated=False, seed=5, peers=["tutorial"])
+    together = members(tmp_path, "numpy", "tensor", "numpy")
+    module = __import__(f"broken_{tmp_path.name}")
+    together[2].experiment.method = module.Broken()
+    together[2].experiment.name = "broken"
+    programs = {task.program(each.experiment, each.data) for each in together}
+    assert len(programs) == 1 and None not in programs
+    folders = task.record_together(together, Report(title="sweep"))
+    statuses = [folder.status() for folder in folders]
+    assert [status["status"] for status in statuses] == ["FINISHED", "FINISHED", "FAILED"]
+    assert "ZeroDivisionError: nothing to divide by" in statuses[2]["error"]
+    assert "in this process" in capsys.readouterr().out
+    first, second = (folder.read_json("benchmark.json") for folder in folders[:2])
+    assert first["order"] == second["order"] and first["seed"] == second["seed"] == 5
+    assert statuses[0]["benchmark"]["is_baseline"]
+    peers = {peer["name"]: peer["verdict"] for peer in statuses[0]["benchmark"]["peers"]}
+    assert peers == dict.fromkeys(("tutorial numpy", "tutorial tensor", "tutorial autograd"), "equivalent")
+    assert {"speed/ratio", "speed/ratio_low", "speed/ratio_high"} <= set(statuses[1]["metrics"])
+    table = task.table(statuses[:2], ("run",))
+    assert {row[0] for row in table.rows} == {*peers, *(status["name"] for status in statuses[:2])}
+    assert "peers are judged by their timed blocks alone, not at probes" in table.notes
+    assert (folders[0].path / "benchmark.html").exists()
+    assert task.exit_code(statuses[:2]) == 0
+
+
+def test_runs_that_other_processes_do_are_not_timed(tmp_path: Path) -> None:
+    (each,) = members(tmp_path, "numpy")
+    folder = RunFolder.create(tmp_path, "numpy")
+    folder.update_status(status="RUNNING")
+    (done,) = Benchmark().record_together([Member(each.experiment, each.data, Claim(folder, uploads=False))], Report(title=""))
+    assert done.status()["status"] == "FAILED"
+    assert "use hydra/launcher=basic" in done.status()["error"]
+
+
+def test_what_is_too_large_is_said_and_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("exp.benchmark.plan.memory_bytes", lambda: 1000)
+    (done,) = Benchmark().record_together(members(tmp_path, "numpy"), Report(title=""))
+    status = done.status()
+    assert (status["status"], status["verdict"]) == ("FINISHED", "unsupported")
+    assert status["verdict_reason"].startswith("needs about 0.0 GiB of memory")
+    assert "skipped numpy" in capsys.readouterr().out
+    table = Benchmark().table([status], ("run",))
+    assert "–" in table.rows[0] and table.notes[0].startswith("skipped numpy")
+
+
+def test_what_is_interrupted_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("exp.tasks.benchmark.measure", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        Benchmark().record_together(members(tmp_path, "numpy", "tensor"), Report(title=""))
+    assert [folder.status()["status"] for folder in run_folders(tmp_path)] == ["KILLED", "KILLED"]
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("benchmark.seconds=0", "benchmark.seconds=0: allowed: a number > 0 and <= 3600"),
+        ("benchmark.processes=0", "benchmark.processes=0: allowed: a whole number >= 1"),
+        ("benchmark.peers=[tutorials]", "benchmark.peers=[tutorials]: choose tutorial or lightning"),
+        ("benchmark.seed=-1", "benchmark.seed=-1: allowed: a whole number >= 0, or null"),
+    ],
+)
+def test_a_mistake_is_one_line(word: str, said: str) -> None:
+    with pytest.raises(InputError) as error:
+        instantiate(*compose(["task=benchmark", word]))
+    assert str(error.value) == said
+
+
+def test_a_peer_that_is_not_installed_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exp.benchmark.peers.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"is not installed; pip install 'exp\[bench\]', or leave it out"):
+        Benchmark(peers=["lightning"])
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("lightning") is None, reason="lightning is not installed: pip install 'exp[bench]'"
+)
+@pytest.mark.filterwarnings("ignore")
+def test_a_lightning_loop_does_the_same_steps(tmp_path: Path) -> None:
+    task = Benchmark(seconds=0.1, processes=1, isolated=False, peers=["lightning"])
+    (folder,) = task.record_together(members(tmp_path, "module", words=("training.batch_size=4",)), Report(title=""))
+    (peer,) = folder.status()["benchmark"]["peers"]
+    assert (peer["name"], peer["verdict"]) == ("lightning", "equivalent")
+
+
+# The answer of many sizes
+
+GIGA = {"speed/operations_per_second": 1e9, "speed/bytes_per_second": 1e9}
+
+
+def status(device: str, hidden: int, rows: int, seconds: float, verdict: str = "equivalent") -> dict[str, Any]:
+    ends = dict.fromkeys(("step_seconds", "step_seconds_low", "step_seconds_high", "first_quartile"), seconds)
+    ends |= {"third_quartile": seconds, "first_step_seconds": 1.0, "warm_up_steps": 9.0}
+    return {
+        "name": f"{device} {hidden} {rows}",
+        "verdict": verdict,
+        "choices": {"method": "autograd", "device": device, "precision": "fp32"},
+        "metrics": GIGA | {f"speed/{name}": value for name, value in ends.items()},
+        "benchmark": {"session": "s", "size": hidden * rows, "shape": [hidden, rows], "speed": "1"},
+    }
+
+
+SIZES = [(16, 64), (16, 4096), (4096, 64), (4096, 4096)]
+
+
+def test_where_a_gpu_begins_to_win_is_computed_from_the_table() -> None:
+    cpu = [status("cpu", *size, 1.0) for size in SIZES]
+    gpu = [status("cuda", *size, seconds) for size, seconds in zip(SIZES, (4.0, 0.5, 0.25, 0.0125), strict=True)]
+    assert answer([*cpu, *gpu]) == [
+        "the GPU begins to win at 16 hidden units, batch 4096; at most it is 80 times as fast as the CPU's fastest "
+        "(4096 hidden units, batch 4096)",
+        "50 times or more, as the tutorial says: true from 4096 hidden units, batch 4096 on",
+    ]
+    unproven = [*cpu, *gpu[:3], status("cuda", 4096, 4096, 0.0125, verdict="different")]
+    assert answer(unproven)[1].endswith("not true at any of these sizes")
+    figures = charts([*cpu, *gpu])
+    assert set(figures) == {"Time of a step over the batch", "GPU relative to CPU"}
+    assert figures["GPU relative to CPU"]["data"][0]["z"] == [[0.25, 2.0], [4.0, 80.0]]
+
+
+def test_without_a_gpu_the_answer_is_that_nobody_knows() -> None:
+    (line,) = answer([status("cpu", *size, 1.0) for size in SIZES])
+    assert line == "50 times or more on a GPU, as the tutorial says: not measured, no GPU was timed beside a CPU here"
+    assert answer([status("cpu", 16, 64, 1.0)]) == []  # of one size nobody asked
+
+
+def test_the_page_holds_the_table_and_its_plots_and_loads_nothing() -> None:
+    written = page([status("cpu", *size, 1.0) for size in SIZES])
+    assert "not measured, no GPU" in written and "Time of a step over the batch" in written
+    assert "default-src 'none'" in written
+    assert json.dumps("autograd cpu fp32, hidden 4096") in written
+
+
+def test_rows_of_two_sessions_are_told_apart() -> None:
+    one, other = status("cpu", 16, 64, 1.0), status("cuda", 16, 64, 2.0)
+    other["benchmark"]["session"] = "t"
+    assert [row["name"] for row in rows_of([one, other])] == ["cpu 16 64", "cuda 16 64"]
+    assert notes([one, other])[-1].startswith("these runs were timed in 2 sessions")
+    assert text(one, "step") == "1 s" and text(one, "95 %") == "1–1 s" and text(one, "memory") == "–"

@@ -1,0 +1,126 @@
+"""What a step costs, against counts that were made otherwise; what a machine can do; what it is warned of."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from exp.arrays import Place
+from exp.benchmark import machine
+from exp.benchmark.ceilings import ceilings
+from exp.benchmark.costs import step_costs
+from exp.benchmark.machine import Look
+from exp.benchmark.plan import costs, too_large, too_slow
+from exp.benchmark.session import Participant
+from exp.composition import compose
+from exp.configuration import instantiate
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("widths", [(7, 3), (7, 5, 3), (11, 7, 5, 3)])
+def test_products_are_those_that_torch_counts(widths: tuple[int, ...], bias: bool) -> None:
+    layers: list[torch.nn.Module] = []
+    for inputs, outputs in pairwise(widths):
+        layers += [torch.nn.Linear(inputs, outputs, bias=bias), torch.nn.ReLU()]
+    model, rows = torch.nn.Sequential(*layers[:-1]), 13
+    with FlopCounterMode(display=False) as counted:
+        model(torch.ones(rows, widths[0])).square().sum().backward()
+    assert step_costs(rows, widths, bias=bias).products == counted.get_total_flops()
+
+
+def test_all_operations_of_a_small_step_counted_by_hand() -> None:
+    """N = 2, widths 3 → 4 → 5 with biases, momentum and weight decay."""
+    products = 2 * 2 * (3 * 4) * 2 + 2 * 2 * (4 * 5) * 3
+    bias = 2 * (2 * 4 + 2 * 5)  # added forward, summed backward
+    activation = 2 * (2 * 4)  # once forward, once backward
+    loss = 5 * (2 * 5)
+    update = (4 + 2) * (3 * 4 + 4 + 4 * 5 + 5)
+    found = step_costs(2, (3, 4, 5), bias=True, slots=("momentum_buffer",), decays=True)
+    assert found.products == products
+    assert found.operations == products + bias + activation + loss + update
+    assert found.parameters == 41
+
+
+def test_all_numbers_of_a_small_step_counted_by_hand() -> None:
+    """N = 2, widths 3 → 4 → 5, plain SGD without biases: every array by its size, beat by beat."""
+    x, w1, z1, w2, z2 = 2 * 3, 3 * 4, 2 * 4, 4 * 5, 2 * 5
+    forward = (x + w1 + z1) + (z1 + z1) + (z1 + w2 + z2)  # a product, the activation, a product
+    loss = z2 + z2 + z2  # prediction and target, the signal
+    backward = (z1 + z2 + w2) + (w2 + z1) + 3 * z1 + (x + z1 + w1)  # ∂W₂, the signal, ReLU's (z, signal twice), ∂W₁
+    update = 3 * (w1 + w2)
+    found = step_costs(2, (3, 4, 5), bias=False)
+    assert found.numbers == forward + loss + backward + update
+    assert found.bytes("float32") == 4 * found.numbers
+    assert found.bytes("float64") == 8 * found.numbers
+
+
+def experiment(*words: str) -> Participant:
+    made, _ = instantiate(*compose(["method=numpy", "tracker=none", *words]))
+    data = made.check()
+    made.resolve_device()
+    return Participant("numpy", made, data)
+
+
+def test_the_tutorial_costs_what_its_shapes_say() -> None:
+    each = experiment()
+    found = costs(each.experiment, each.data)
+    assert found.products == 4 * 64 * 1000 * 100 + 6 * 64 * 100 * 10
+    assert found.parameters == 101_000
+    batch = experiment("training.batch_size=16")
+    assert costs(batch.experiment, batch.data).products == found.products // 4
+
+
+def test_what_is_too_large_says_by_how_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    each = experiment()
+    assert too_large([each]) is None
+    assert too_slow(each, 8.0) is None
+    monkeypatch.setattr("exp.benchmark.plan.memory_bytes", lambda: 2**20)
+    assert too_large([each]) == "needs about 0.0 GiB of memory, of which 0.0 GiB are free"
+    large = experiment("network.hidden=[16384]", "problem.samples=20000", "problem.inputs=100")
+    reason = too_slow(large, 2.0)
+    assert reason is not None and "a step would take about" in reason and "benchmark.seconds=" in reason
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_ceilings_are_measured_on_the_array_library(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exp.benchmark.ceilings.COPY_BYTES", 2**20)
+    monkeypatch.setattr("exp.benchmark.ceilings.LARGEST_PRODUCT", 512)
+    found = ceilings(Place(library, "cpu", "float32"), lambda: None)
+    assert np.isfinite([found.operations_per_second, found.bytes_per_second]).all()
+    assert found.operations_per_second > 0 and found.bytes_per_second > 0
+
+
+def look(at: float, busy: float, own: float, *, stolen: float = 0.0, hertz: float | None = None) -> Look:
+    return Look(at, busy, stolen, own, hertz)
+
+
+def test_a_busy_machine_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cores", lambda: 2)
+    quiet = [(look(0.0, 100.0, 5.0), look(10.0, 110.5, 15.0))]
+    assert machine.warnings(quiet, [], threads=1) == []
+    busy = [(look(0.0, 100.0, 5.0), look(10.0, 118.0, 15.0, stolen=2.0))]
+    (said,) = machine.warnings(busy, [], threads=1)
+    assert said.startswith("busy machine: other processes kept 1 of 2 cores computing")
+
+
+def test_throttling_and_too_many_threads_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cores", lambda: 2)
+    slowing = [(look(0.0, 0.0, 0.0, hertz=3e9), look(10.0, 10.0, 10.0, hertz=2e9))]
+    said = machine.warnings(slowing, [[50e9, 49e9], [80e9, 40e9]], threads=3)
+    assert [line.partition(":")[0] for line in said] == [
+        "threads=3 on 2 cores",
+        "throttling",
+        "unsteady machine (throttling, or others that compute)",
+    ]
+    assert "from 3.00 to 2.00 GHz" in said[1]
+    assert "40 to 80 GFLOP/s" in said[2]
+
+
+def test_this_machine_can_be_looked_at() -> None:
+    first = machine.look([])
+    sum(range(200_000))
+    last = machine.look([None])
+    assert last.at > first.at
+    assert machine.others(first, last) is None or machine.others(first, last) >= 0  # type: ignore[operator]
