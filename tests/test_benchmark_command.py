@@ -85,8 +85,8 @@ def test_members_are_timed_together_in_one_order_and_fail_alone(
     module = __import__(f"broken_{tmp_path.name}")
     together[2].experiment.method = module.Broken()
     together[2].experiment.name = "broken"
-    programs = {task.program(each.experiment, each.data) for each in together}
-    assert len(programs) == 1 and None not in programs
+    (group,) = task.groups([(each.experiment, each.data) for each in together], "auto")
+    assert group.runs == [0, 1, 2]
     folders = task.record_together(together, Report(title="sweep"))
     statuses = [folder.status() for folder in folders]
     assert [status["status"] for status in statuses] == ["FINISHED", "FINISHED", "FAILED"]

@@ -1,6 +1,5 @@
 """What is written straight into a local database is what MLflow's client writes: every row of every table, and every file."""
 
-import importlib.util
 import os
 import shutil
 import signal
@@ -22,7 +21,7 @@ from commands import clean, done_here, exp, points, tracked
 
 from exp.methods.manual import NumPy
 from exp.run_folder import RunFolder, run_folders
-from exp.tracking import bulk, tables
+from exp.tracking import bulk
 from exp.tracking.bulk import Bulk, Unfamiliar
 from exp.tracking.record import Store
 
@@ -274,68 +273,11 @@ def test_another_schema_is_left_to_the_client(
     assert tracked(place.uri)[folder.path.name].info.status == "FINISHED"
 
 
-def test_new_tables_are_those_that_mlflow_makes(tmp_path: Path, empty: Path) -> None:
-    assert tables.installed(), "the last migration of the MLflow that is installed is not the known one"
-    place = Place(tmp_path / "new", empty)
-    made = place.file.rename(tmp_path / "by_mlflow.db")
-    Store(place.uri).open()
-    found = []
-    for file in (made, place.file):
-        with closing(sqlite3.connect(file)) as database:
-            # lines are sorted: MLflow writes the constraints of a table in the order of a set, which is drawn by lot
-            schema = {
-                (kind, name, table, *sorted(line.strip(" \t,") for line in (sql or "").splitlines()))
-                for kind, name, table, sql in database.execute("SELECT type, name, tbl_name, sql FROM sqlite_master")
-            }
-            pragmas = [
-                database.execute(f"PRAGMA {name}").fetchall()
-                for name in ("journal_mode", "page_size", "user_version", "encoding", "auto_vacuum", "application_id")
-            ]
-        found.append((schema, pragmas))
-    assert found[0] == found[1] and len(found[0][0]) > 200
-    here = place.content()
-    shutil.copyfile(made, place.file)
-    assert place.content() == here  # every row too
-
-
-def test_new_tables_of_an_unknown_mlflow_are_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "installed", lambda: False)
-    store = Store(f"sqlite:///{tmp_path}/mlflow.db")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        store.open()
-    assert "client" in vars(store) and Bulk(tmp_path / "mlflow.db").familiar
-
-
-@pytest.mark.parametrize(
-    ("migrations", "known"),
-    [
-        ({"a.py": '\nrevision = "{}"\n'}, True),
-        ({"a.py": '\nrevision = "{}"\n', "b.py": '\nrevision = "b"\ndown_revision = "{}"\n'}, False),
-        ({"b.py": '\nrevision = "b"\n'}, False),
-        ({}, False),
-    ],
-)
-def test_an_mlflow_with_later_migrations_is_not_the_known_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, migrations: dict[str, str], known: bool
-) -> None:
-    folder = tmp_path / "store" / "db_migrations" / "versions"
-    folder.mkdir(parents=True)
-    for name, text in migrations.items():
-        (folder / name).write_text(text.format(tables.REVISION))
-    monkeypatch.setattr(tables, "find_spec", lambda name: SimpleNamespace(submodule_search_locations=[str(tmp_path)]))
-    tables.installed.cache_clear()
-    try:
-        assert tables.installed() is known
-    finally:
-        tables.installed.cache_clear()
-
-
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 from exp.run_folder import RunFolder
-from exp.tracking import bulk, tables
+from exp.tracking import bulk
 from exp.tracking.record import Store
 
 bulk._copy = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # the last thing before the end of the transaction
@@ -381,15 +323,14 @@ def test_another_writer_is_waited_for(tmp_path: Path, empty: Path, recorded: dic
     assert seen.runs == (0,) and len(place.content()["runs"]) == 1
 
 
-def test_a_run_imports_no_mlflow(tmp_path: Path) -> None:
-    """Not even the first in a folder. Shown by an MLflow that has all its files, and cannot be imported.
+def test_a_run_imports_no_mlflow(tmp_path: Path, empty: Path) -> None:
+    """But for the first in a folder, whose database it makes. Shown by an MLflow that cannot be imported.
 
     Nor does it import anything else that is slow and that it does not need: that costs a start most.
     """
-    (mlflow,) = importlib.util.find_spec("mlflow").submodule_search_locations  # type: ignore[union-attr]
+    shutil.copyfile(empty, tmp_path / "mlflow.db")
     broken = tmp_path / "broken" / "mlflow"
     broken.mkdir(parents=True)
-    (broken / "store").symlink_to(Path(mlflow) / "store")
     (broken / "__init__.py").write_text("raise ImportError('not needed')\n")
     words = [word for word in TINY if word != "tracker=none"]
     env = {"PYTHONPATH": str(broken.parent), "PYTHONPROFILEIMPORTTIME": "1"}

@@ -48,7 +48,7 @@ def test_the_wheel_holds_every_module_and_every_choice(wheel: Path) -> None:
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     conf = {f"exp/conf/{name}" for name in files(ROOT / "conf", ".yaml")}
     assert "exp/conf/config.yaml" in conf
-    assert names == conf | files(ROOT / "src", ".py") | {"exp/tracking/schema.sql"}
+    assert names == conf | files(ROOT / "src", ".py")
 
 
 def test_the_wheel_declares_the_command_and_the_license(wheel: Path) -> None:

@@ -64,7 +64,7 @@ class LightningLoop(Module):
 def _parts(method: LightningLoop, place: Place) -> tuple[Any, Any, Any]:
     """The trainer, the LightningModule and the loader."""
     import torch
-    from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch import LightningModule, Trainer  # pyright: ignore[reportMissingImports]  (an extra)
 
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("lightning")]:
         logging.getLogger(name).setLevel(logging.ERROR)  # else it says what accelerators there are, and advertises

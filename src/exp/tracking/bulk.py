@@ -16,9 +16,10 @@ from typing import Any
 from urllib.parse import unquote
 from uuid import uuid4
 
-from exp.tracking import tables
 from exp.tracking.contents import Ending, Point
-from exp.tracking.tables import REVISION
+
+REVISION = "dc11669786a5"
+"""The last migration of MLflow 3.17.2."""
 
 PATIENCE_SECONDS = 20.0
 """How long another writer is waited for; as MLflow does."""
@@ -51,20 +52,15 @@ class Bulk:
 
     @property
     def familiar(self) -> bool:
-        """Whether the tables are those that can be written, or could be made."""
-        if tables.absent(self._file):
-            return tables.installed()
+        """Whether the tables are those that can be written."""
         with suppress(Unfamiliar, sqlite3.Error), self._opened():
             return self._is_known()
         return False
 
     @contextmanager
     def _opened(self) -> Iterator[None]:
-        _unless(bool(os.environ.get("MLFLOW_ENABLE_WORKSPACES")))
-        if tables.absent(self._file):
-            _unless(not tables.installed())
-            with tables.first_open(self._file, tables.copy):
-                pass
+        absent = not (self._file.exists() and self._file.stat().st_size)  # MLflow makes a new one
+        _unless(absent or bool(os.environ.get("MLFLOW_ENABLE_WORKSPACES")))
         with closing(sqlite3.connect(self._file, timeout=PATIENCE_SECONDS, isolation_level=None)) as self._database:
             yield
 

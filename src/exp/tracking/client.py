@@ -1,7 +1,9 @@
 """Runs told to any MLflow store by its own client. The only module that imports mlflow."""
 
+import fcntl
 import os
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 # Short timeouts and no retries of MLflow's own (its defaults block for minutes): what fails is tried again by us.
@@ -17,7 +19,6 @@ from mlflow.store.db import utils as database
 
 from exp.tracking.contents import Ending, Point
 from exp.tracking.settings import database_file
-from exp.tracking.tables import first_open
 
 CHUNK = 1000
 """Points in one request: MLflow's limit."""
@@ -32,7 +33,7 @@ class Client:
 
     def __init__(self, uri: str):
         file = database_file(uri)
-        with first_open(file, _make_tables) if file else nullcontext():
+        with _first_open(file) if file else nullcontext():
             self._client = MlflowClient(tracking_uri=uri)
             self._client.search_experiments(max_results=1)
 
@@ -85,6 +86,23 @@ class Client:
 
     def tag_experiment(self, experiment: str, key: str, value: str) -> None:
         self._client.set_experiment_tag(experiment, key, value)
+
+
+@contextmanager
+def _first_open(file: Path) -> Iterator[None]:
+    """One process at a time: MLflow's tables are made by whoever opens a database first, and that must not be two.
+
+    A new database is put in its place as a whole: tables that were left half made, by a kill, could never be opened.
+    """
+    with file.with_name(f".{file.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if hasattr(database, "_initialize_tables") and not (file.exists() and file.stat().st_size):
+            unfinished = file.with_name(f".{file.name}.new")
+            for left in (unfinished, file.with_name(f"{unfinished.name}-journal")):
+                left.unlink(missing_ok=True)
+            _make_tables(unfinished)
+            unfinished.replace(file)
+        yield
 
 
 def _make_tables(file: Path) -> None:

@@ -93,7 +93,7 @@ class Store:
             import exp.tracking.client  # noqa: F401
 
     def open(self) -> None:
-        """Get ready for the first run."""
+        """Get ready for the first run. MLflow's client makes the tables of a new database."""
         self._written(lambda writer: None)
 
     def record(self, folder: RunFolder) -> dict[str, Any]:
