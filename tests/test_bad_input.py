@@ -29,6 +29,7 @@ from exp.__main__ import main
 from exp.composition import compose
 from exp.configuration import GROUPS, TopLevel, instantiate
 from exp.errors import InputError
+from exp.methods import Method
 
 METHOD = "_target_: exp.methods.manual.NumPy\n"
 FILES = {
@@ -461,6 +462,7 @@ WRONG_TYPES: dict[typing.Any, list[str]] = {
     list[str]: ["age", "[[a]]", "{a:1}"],
     list[typing.Any]: ["5", "a", "true", "{a:1}"],
     dict[str, typing.Any]: ["5", "a", "true", "[a]"],
+    Method: ["[a]", "{a:1}", "true"],
 }
 KEYS = [(group, choice, key) for group, choice in [("", ""), *CHOICES] for key in annotations(group, choice)]
 
@@ -499,6 +501,8 @@ OUT_OF_RANGE = {
         "evaluate_every",
         "log_every",
         "repeats",
+        "seconds",
+        "processes",
     )
 }
 NUMERIC = [found for found in KEYS if kind(annotations(*found[:2])[found[2]])[0] in (int, float, list[int], list[float])]

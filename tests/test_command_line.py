@@ -398,8 +398,14 @@ def test_threads_can_be_swept(here: Here) -> None:
 
 
 def test_debug_fast_goes_with_every_experiment(here: Here, tmp_path: Path) -> None:
-    for name in registry.choices("experiment"):
+    """Those that describe a sweep want -m."""
+    sweeps = [name for name in registry.choices("experiment") if "sweep" in registry.choices("experiment")[name]]
+    single = [name for name in registry.choices("experiment") if name not in sweeps]
+    for name in single:
         here("method=numpy", "debug=fast", f"experiment={name}").ok()
-    assert [len(exp.load(folder).losses) for folder in (tmp_path / "runs").iterdir()] == [5] * len(
-        registry.choices("experiment")
-    )
+    for name in sweeps:
+        here("method=numpy", "debug=fast", f"experiment={name}").refused(
+            f"experiment={name}: is about a sweep; put -m before it"
+        )
+    assert [len(exp.load(folder).losses) for folder in (tmp_path / "runs").iterdir()] == [5] * len(single)
+    assert sweeps == ["crossing", "fused"]

@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sweeping import Here, attempts, curves, here
 
 from exp import run
 from exp.errors import InputError
 
+__all__ = ["here"]
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason=f"needs a CUDA device; torch {torch.__version__} finds none"),
@@ -94,3 +96,16 @@ def test_a_graph_of_every_inner_method_is_the_same_step(inner: str, tmp_path: Pa
     words = ("device=cuda", "precision=fp64", "tracker=none", f"runs={tmp_path}")
     graphed, plain = (run(*words, *choice) for choice in (("method=graphed", f"method.inner={inner}"), (f"method={inner}",)))
     np.testing.assert_allclose(graphed.losses, plain.losses, rtol=1e-10)
+
+
+@pytest.mark.parametrize("method", ["tensor", "autograd", "function", "functional", "compiled", "graphed"])
+def test_a_run_in_a_program_is_what_it_is_alone(method: str, here: Here, tmp_path: Path) -> None:
+    """Ragged batches, seeds and widths of their own; 1e-12 a step of what sums in another order."""
+    words = ("-m", *DIGITS, f"method={method}", "device=cuda", "network.hidden=[16],[9]", "seed=0,1")
+    here(*words).ok()
+    assert {status["program"]["runs"] for status in attempts(tmp_path)} == {4}
+    together = {name: np.frombuffer(curve) for name, curve in curves(tmp_path).items()}
+    (tmp_path / "runs").rename(tmp_path / "together")
+    here(*words, "sweep.fuse=off").ok()
+    for name, curve in curves(tmp_path).items():
+        np.testing.assert_allclose(together[name], np.frombuffer(curve), rtol=len(together[name]) * 1e-12)

@@ -1,6 +1,7 @@
 """A sweep that is told to stop, or shot, or done by two at once: repeated, it goes on, and every run is done exactly once."""
 
 import os
+import re
 import shlex
 import signal
 from pathlib import Path
@@ -115,7 +116,9 @@ def test_a_worker_is_shot(tmp_path: Path) -> None:
         (tmp_path / "go").touch()
     finally:
         done = ended(sweeper).ok()
-    assert "the process of place=0 died; it is tried once more, alone" in done.lines
+    assert any(
+        re.match(r"the process of place=0( and 1 more)? died; (it|each) is tried once more, alone", line) for line in done.lines
+    )
     counts = counted(tmp_path)
     assert counts["FINISHED"] == 5 and counts["KILLED"] in (1, 2) and len(counts) == 2 and len(finished(tmp_path)) == 5
     assert the_sweep(tmp_path).read_json("summary.json")["finished"] == 5
@@ -185,8 +188,9 @@ def test_what_fails_is_done_once_by_two_shells(tmp_path: Path) -> None:
     words = (*with_faulty(tmp_path), "tracker=none", "method.fault=raises,waits", "method.place=0")
     first = start(*words, cwd=tmp_path)
     at_work(tmp_path)  # the first has failed by then
+    before = the_sweep(tmp_path).status()["touched"]
     second = start(*words, cwd=tmp_path)
-    until(lambda: len(list(the_sweep(tmp_path).path.glob(".runs-*.json"))) == 2)
+    until(lambda: the_sweep(tmp_path).status()["touched"] > before)
     (tmp_path / "go").touch()
     assert [ended(first).code, ended(second).code] == [3, 3]
     assert counted(tmp_path) == {"FINISHED": 1, "FAILED": 1}

@@ -135,7 +135,9 @@ def prepared(words: list[str]) -> tuple[list[str], list[str]]:
 
     `-m` may stand anywhere: Hydra reads no override behind a flag that stands behind one.
     """
-    words = [*(word for word in words if word in MULTIRUN), *(word for word in words if word not in MULTIRUN)]
+    first = next((number for number, word in enumerate(words) if "=" in word and not word.startswith("-")), len(words))
+    flags = [word for word in words[first:] if word in MULTIRUN]
+    words = [*words[:first], *flags, *(word for word in words[first:] if word not in MULTIRUN)]
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:

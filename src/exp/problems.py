@@ -2,6 +2,7 @@
 
 import abc
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -151,9 +152,7 @@ class Digits(Problem):
         _require_fraction(self.valid_fraction)
 
     def load(self) -> Data:
-        from sklearn.datasets import load_digits
-
-        digits: Any = load_digits()
+        digits = _bundled("load_digits")
         scaling = Scaling(np.zeros(64), np.full(64, 16.0))
         return _split(digits.data, digits.target, self.valid_fraction, self.seed, list(digits.feature_names), scaling)
 
@@ -169,11 +168,17 @@ class Diabetes(Problem):
         _require_fraction(self.valid_fraction)
 
     def load(self) -> Data:
-        from sklearn.datasets import load_diabetes
-
-        diabetes: Any = load_diabetes(scaled=False)
+        diabetes = _bundled("load_diabetes", scaled=False)
         y = diabetes.target[:, None]
         return _split(diabetes.data, y, self.valid_fraction, self.seed, list(diabetes.feature_names), standardise=True)
+
+
+@cache
+def _bundled(name: str, **arguments: Any) -> Any:
+    """What scikit-learn's function of this name reads; once, for a sweep splits it by many seeds."""
+    import sklearn.datasets
+
+    return getattr(sklearn.datasets, name)(**arguments)
 
 
 def _require_fraction(fraction: float) -> None:
