@@ -43,6 +43,8 @@ class Unpicklable(Exception):
 class Faulty(NumPy):
     """NumPy's step, but for `fault`; `place` only tells runs apart. A file called mended ends all faults."""
 
+    leading_axes = True
+
     fault: str = "none"
     place: int = 0
     taken = 0

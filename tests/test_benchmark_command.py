@@ -117,7 +117,7 @@ def test_runs_that_other_processes_do_are_not_timed(tmp_path: Path) -> None:
 def test_what_is_too_large_is_said_and_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("exp.benchmark.plan.memory_bytes", lambda: 1000)
+    monkeypatch.setattr("exp.benchmark.plan.free_bytes", lambda _: 1000)
     (done,) = Benchmark().record_together(members(tmp_path, "numpy"), Report(title=""))
     status = done.status()
     assert (status["status"], status["verdict"]) == ("FINISHED", "unsupported")

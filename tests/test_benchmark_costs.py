@@ -76,7 +76,7 @@ def test_what_is_too_large_says_by_how_much(monkeypatch: pytest.MonkeyPatch) -> 
     each = experiment()
     assert too_large([each]) is None
     assert too_slow(each, 8.0) is None
-    monkeypatch.setattr("exp.benchmark.plan.memory_bytes", lambda: 2**20)
+    monkeypatch.setattr("exp.benchmark.plan.free_bytes", lambda _: 2**20)
     assert too_large([each]) == "needs about 0.0 GiB of memory, of which 0.0 GiB are free"
     large = experiment("network.hidden=[16384]", "problem.samples=20000", "problem.inputs=100")
     reason = too_slow(large, 2.0)

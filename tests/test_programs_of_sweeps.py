@@ -30,6 +30,8 @@ from exp.methods.manual import NumPy
 class Stacked(NumPy):
     """NumPy's step, but for what happens to stacks of more than `at_most`."""
 
+    leading_axes = True
+
     at_most: int = 1
     fault: str = "memory"
 
@@ -71,7 +73,7 @@ SMALL = ("method=numpy", "problem=digits", "network=mlp", "network.hidden=[5]", 
 )
 def test_runs_that_differ_in_numbers_go_together(words: tuple[str, ...]) -> None:
     (group,) = groups([of(*SMALL), of(*SMALL, *words)], "auto")
-    assert group.runs == [0, 1] and group.rule == "as many as 2 MiB of cache hold"
+    assert group.runs == [0, 1] and group.rule == "as many as 4 MiB of cache hold"
 
 
 @pytest.mark.parametrize(
@@ -114,10 +116,59 @@ def test_how_many_is_a_matter_of_the_cache_or_of_what_is_typed() -> None:
     assert {len(group.runs) for group in groups(runs, "off")} == {1}
     assert [len(group.runs) for group in groups(runs[:10], "auto", workers=4)] == [3, 3, 3, 1]
     tutorial = groups([of("method=numpy")] * 3, "auto")
-    assert [group.runs for group in tutorial] == [[0], [1], [2]] and "no two fit" in tutorial[0].rule
+    assert [group.runs for group in tutorial] == [[0], [1], [2]] and "not even 8 fit" in tutorial[0].rule
     assert [group.runs for group in groups([of("method=numpy")] * 3, "2")] == [[0, 1], [2]]
     module = groups([of("method=module", *SMALL[1:])] * 2, "auto")
     assert [group.rule for group in module] == ["method=module trains one run at a time"] * 2
+
+
+OWN = """
+from dataclasses import dataclass
+
+from exp.losses import SquaredError
+from exp.methods.manual import NumPy
+from exp.optimizers import SGD
+
+
+@dataclass(kw_only=True)
+class Heavy(SGD):
+    mu: float = 0.5
+
+    def rule(self, p, g, slots, c):
+        return p - self.mu * c["lr"] * g, {}
+
+
+@dataclass(kw_only=True)
+class Known(Heavy):
+    leading_axes = True
+
+
+class OwnLoss(SquaredError): ...
+
+
+class OwnMethod(NumPy): ...
+"""
+
+
+def test_what_is_ones_own_has_to_say_that_it_knows_stacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And numbers that are no constants of the rule are never stacked: the rule would use those of the first run."""
+    (tmp_path / f"own_{tmp_path.name}.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    own: Any = __import__(f"own_{tmp_path.name}")
+
+    def found(**parts: Any) -> list[str]:
+        runs = [of(*SMALL), of(*SMALL)]
+        for (experiment, _), number in zip(runs, (0, 1), strict=True):
+            for name, made in parts.items():
+                setattr(experiment, name, made(number))
+        return [f"{len(group.runs)} {group.rule}" for group in groups(runs, "auto")]
+
+    says = "does not say leading_axes = True, that it knows stacks"
+    assert found(optimizer=lambda _: own.Heavy(lr=0.1)) == [f"1 optimizer=sgd {says}"] * 2
+    assert found(loss=lambda _: own.OwnLoss()) == [f"1 loss=cross_entropy {says}"] * 2
+    assert found(method=lambda _: own.OwnMethod()) == [f"1 method=numpy {says}"] * 2
+    assert found(optimizer=lambda _: own.Known(lr=0.1)) == ["2 as many as 4 MiB of cache hold"]
+    assert len(found(optimizer=lambda number: own.Known(lr=0.1, mu=0.1 + number))) == 2
 
 
 def test_alike_widths_are_neighbours() -> None:
@@ -131,7 +182,7 @@ def test_alike_widths_are_neighbours() -> None:
 def test_nothing_else_changes(here: Here, tmp_path: Path) -> None:
     words = (*WORDS, "network.hidden=[4],[7]", "optimizer.lr=1e-3,1e-2,1e40", "seed=0,1")
     done = here(*words).ok()
-    assert "12 runs in 1 program: as many as 2 MiB of cache hold" in done.lines
+    assert "12 runs in 1 program: as many as 4 MiB of cache hold" in done.lines
     together = {status["name"]: status for status in attempts(tmp_path)}
     first, largest = curves(tmp_path), {name: run.state("final") for name, run in finished(tmp_path).items()}
     (program,) = {status["program"]["first"] for status in together.values()}
@@ -169,12 +220,15 @@ def test_a_program_that_fails_is_done_in_halves(fault: str, here: Here, tmp_path
     (tmp_path / "my" / "method" / "stacked.yaml").write_text("_target_: stacked.Stacked\nat_most: 1\nfault: memory\n")
     own = ("--config-dir", "my", *WORDS, "method=stacked", f"method.fault={fault}", "method.at_most=2", "seed=range(0,5)")
     done = here(*own, "tracker=none").ok()
-    said = [line for line in done.lines if "done in two halves" in line]
+    said = [line for line in done.lines if "they are done" in line]
     expected = ["MemoryError: planted", "Disagreement"][fault == "values"]
-    assert [line.split(":")[0] for line in said] == ["the program of 5 runs", "the program of 3 runs"], done.out
+    halves = ["the program of 5 runs", "the program of 3 runs"]
+    assert [line.split(":")[0] for line in said] == (halves if fault == "memory" else halves[:1]), done.out
     assert all(expected in line for line in said)
+    assert all(line.endswith("in two halves" if fault == "memory" else "one by one") for line in said)
     sizes = sorted(status.get("program", {}).get("runs", 1) for status in attempts(tmp_path))
-    assert sizes == [1, 2, 2, 2, 2]
+    assert sizes == ([1, 2, 2, 2, 2] if fault == "memory" else [1] * 5)
+    assert all(expected in status["program_refused"] for status in attempts(tmp_path))
     wrong = curves(tmp_path)
     (tmp_path / "runs").rename(tmp_path / "first")
     here(*WORDS, "seed=range(0,5)", "tracker=none", "sweep.fuse=off").ok()
@@ -200,7 +254,7 @@ def test_a_program_that_was_shot_is_resumed(tmp_path: Path) -> None:
 def test_a_launcher_is_given_programs(launcher: str, tmp_path: Path) -> None:
     words = (*WORDS, "seed=range(0,6)", "network.hidden=[3],[5]", "tracker=none", f"hydra/launcher={launcher}")
     done = ended(start(*words, "hydra.launcher.n_jobs=2", cwd=tmp_path)).ok()
-    assert "12 runs in 2 programs: as many as 2 MiB of cache hold" in done.lines
+    assert "12 runs in 2 programs: as many as 4 MiB of cache hold" in done.lines
     found = [status["program"] for status in attempts(tmp_path)]
     assert sorted(program["runs"] for program in found) == [6] * 12 and len({program["first"] for program in found}) == 2
     assert len(finished(tmp_path)) == 12

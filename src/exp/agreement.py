@@ -16,15 +16,20 @@ ReLU's kink, or an entry of Adam's whose gradient is rounding, moves by all it c
 DOUBLE = 1e-9
 """The same in float64, where no row is as near to a kink."""
 
+EARLY = 10
+"""Steps in which momentum, averages and later batches show, and roundings have not grown yet."""
+
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far a run in a program was from the same run alone, relative: `loss` and `update` of the first step, which say
-    whether it `agrees`; `largest` of all losses and its step, which carry the roundings of all steps before: told, not judged.
+    """How far a run in a program was from the same run alone, relative: `loss` and `update` of the first step, and the
+    `early` losses, of the first EARLY steps, say whether it `agrees`; `largest` of all losses and its step, which carry the
+    roundings of all steps before, are told, not judged.
     """
 
     loss: float
     update: float
+    early: float
     largest: float
     at_step: int
     steps: int
@@ -34,7 +39,8 @@ class Agreement:
         return asdict(self)
 
     def __str__(self) -> str:
-        return f"loss of the first step off by {self.loss:.1e}, its update by {self.update:.1e}"
+        first = f"loss of the first step off by {self.loss:.1e}, its update by {self.update:.1e}"
+        return f"{first}, the first {EARLY} losses by {self.early:.1e}"
 
 
 @dataclass(frozen=True)
@@ -55,14 +61,17 @@ def compared(together: Seen, alone: Seen, arithmetic: Arithmetic, terms: int) ->
     scale = np.maximum(np.abs(other[:steps]), np.finfo(np.float64).tiny)
     differences = np.abs(one[:steps] - other[:steps]) / scale
     loss = float(differences[0]) if steps else float(len(one) != len(other))
+    early = float(differences[:EARLY].max(initial=0.0))
+    near = DOUBLE if arithmetic.dtype == "float64" else FLIPPED
     update = max(_difference(together, alone, name, arithmetic.storage) for name in alone.initial.params)
     return Agreement(
         loss=loss,
         update=update,
+        early=early,
         largest=float(differences.max(initial=0.0)),
         at_step=int(differences.argmax()) if steps else 0,
         steps=steps,
-        agrees=loss <= rounding and update <= (DOUBLE if arithmetic.dtype == "float64" else FLIPPED),
+        agrees=loss <= rounding and max(update, early) <= near,
     )
 
 

@@ -52,14 +52,6 @@ def get(array: Array) -> np.ndarray:
     return np.array(array)
 
 
-def synchronize(place: Place) -> None:
-    """Wait until the device has done all that torch gave it. Nothing to wait for on a CPU."""
-    if place.library == "torch" and not place.device.startswith("cpu"):
-        import torch
-
-        getattr(torch, place.device.partition(":")[0]).synchronize()
-
-
 def stack(arrays: list[Array]) -> Array:
     """Arrays of one shape `s` as one of shape `(len(arrays), *s)`."""
     xp = library(arrays[0])

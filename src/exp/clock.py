@@ -3,14 +3,20 @@
 import time
 from typing import Any
 
-from exp.arrays import Place
+from exp.arrays import Array, Place
+
+
+def settled(array: Array) -> Array:
+    """The array once it is computed, where its library computes behind the host's back and has no clock of its own (JAX)."""
+    getattr(array, "block_until_ready", lambda: None)()
+    return array
 
 
 class Stopwatch:
     """Marks in the order of the work at a place: the host's clock, or on a GPU events among the work that it was given."""
 
     def __init__(self, place: Place):
-        self._kind = place.device.partition(":")[0]
+        self._kind = place.device.partition(":")[0] if place.library == "torch" else "cpu"
 
     @property
     def waits(self) -> bool:

@@ -37,9 +37,10 @@ class Feed:
 
     def blocks(self) -> Iterator[tuple[Block, list[np.ndarray | None]]]:
         """The blocks of steps of the program, and the rows, (steps, B), of each run in its own data set."""
-        own = [training.blocks(self.samples) for training in self._trainings]
-        for blocks in zip(*own, strict=True):
-            rows = [block.rows for block in blocks]
+        of_seed = {training.seed: training.blocks(self.samples) for training in self._trainings}
+        for blocks in zip(*of_seed.values(), strict=True):
+            rows_of = {seed: block.rows for seed, block in zip(of_seed, blocks, strict=True)}
+            rows = [rows_of[training.seed] for training in self._trainings]
             yield replace(blocks[0], rows=self._together(rows)), rows
 
     def _together(self, rows: Sequence[np.ndarray | None]) -> np.ndarray | None:

@@ -19,10 +19,14 @@ LOOP = "exp.loop"
 """The module of the loop that trains them all."""
 
 
+BUILDER = "exp.program"
+"""The module that gives the method its first state and its constants; what it imports is the rest of exp."""
+
+
 def run_sources(experiment: Experiment) -> dict[str, str]:
     """SHA-256 of the files that define the run: its parts and the loop that trains them."""
     parts = (kind for part in PARTS for kind in kinds_of(getattr(experiment, part)))
-    return sources([*modules_of(parts), LOOP])
+    return sources([*modules_of(parts), LOOP], alone=[BUILDER])
 
 
 def identity(experiment: Experiment, data_digest: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from exp.arrays import Array, Place, get
-from exp.clock import Stopwatch
+from exp.clock import Stopwatch, settled
 from exp.curve import Curve
 from exp.feed import Feed
 from exp.losses import Loss
@@ -47,16 +47,16 @@ def train(
     _evaluate(curves, 0, method, data, feed, loss)
     for block, rows in feed.blocks():
         marks = watch.mark()
-        losses = method.steps(feed.x, feed.y, block, place)
+        losses = settled(method.steps(feed.x, feed.y, block, place))
         begun.append(Begun(block, rows, losses, (marks, watch.mark())))
         done = block.first + block.steps
-        evaluates = done == total or done % cadence == 0
-        ahead = 0 if evaluates or first.watch_finite or watch.waits else 1  # a GPU has the next block before one is read
+        looked_at = done in (1, total) or done % cadence == 0 or first.watch_finite
+        ahead = 0 if looked_at or watch.waits else 1  # a GPU has the next block before one is read
         while len(begun) > ahead:
             _read(begun.popleft(), curves, digests, watch, blame_loss=first.watch_finite)
             if len(begun) == 0 and (done == total or first.watch_finite):
                 _look_at_state(curves, exported(method, initial), done)
-            if len(begun) == 0 and evaluates:
+            if len(begun) == 0 and (done == total or done % cadence == 0):
                 _evaluate(curves, done, method, data, feed, loss)
             yield curves
             if all(curve.blew_up_at_step is not None for curve in curves):

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 class Program:
     """Runs that differ in numbers only (`exp.fusion` says which), on their data."""
 
-    def __init__(self, experiments: Sequence[Experiment], data: Sequence[Data]):
+    def __init__(self, experiments: Sequence[Experiment], data: Sequence[Data], *, compares: bool | None = None):
         self.experiments, self.data = experiments, data
+        self.compares = len(experiments) > 1 if compares is None else compares
 
     def start(self, device: Device) -> tuple[list[State], Place]:
         """Start the first method, anew, with all runs; returns the states of their seeds, in float64, and the place."""
@@ -44,7 +45,7 @@ class Program:
         trainings = [run.training for run in self.experiments]
         self.first_step: list[State] = []
         for curves in train(self.method, self.initial, trainings, self.data, loss, self.place):
-            if not self.first_step:
+            if self.compares and not self.first_step:
                 self.first_step = exported(self.method, self.initial)
             yield curves
 
@@ -57,7 +58,7 @@ class Program:
         from exp.agreement import Seen, compared  # a run alone needs none of it
         from exp.verification.tolerance import Arithmetic
 
-        alone = Program([self.experiments[run]], [self.data[run]])
+        alone = Program([self.experiments[run]], [self.data[run]], compares=True)
         alone.start(device)
         *_, (single,) = alone.train()
         initial, experiment = self.initial[run], self.experiments[run]

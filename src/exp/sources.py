@@ -14,8 +14,10 @@ _ROOT = Path(__file__).parents[1]
 """The folder that holds the package `exp`: of what lies there only `exp` is ours."""
 
 
-def sources(modules: Iterable[str]) -> dict[str, str]:
+def sources(modules: Iterable[str], *, alone: Iterable[str] = ()) -> dict[str, str]:
     """SHA-256 of every file that these modules are made of, by its name below the folder it is imported from.
+
+    Of those in `alone` nothing is followed.
 
     Imports are followed within the package, and for a module of the user's to all that is no installed package, whose
     versions are another matter. Read from the files, not from what happens to be imported: every process finds the same.
@@ -23,6 +25,8 @@ def sources(modules: Iterable[str]) -> dict[str, str]:
     pending = [file for module in modules if (file := _file(module)) is not None]
     named: dict[str, str] = {}
     seen: set[Path] = set()
+    for file, folder in (file for module in alone if (file := _file(module)) is not None):
+        _, name, named[name] = _read(file, folder, file.stat().st_mtime_ns)
     while pending:
         file, folder = pending.pop()
         if file not in seen:

@@ -1,7 +1,6 @@
 """The machine around a measurement: what others compute on it, its clock frequency; and what there is to warn of."""
 
 import os
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,12 +69,6 @@ def warnings(looks: list[tuple[Look, Look]], ceilings: list[list[float]], thread
         why = "throttling, or others that compute"
         found.append(f"unsteady machine ({why}): a large product ran at {low:.3g} to {high:.3g} GFLOP/s within the run")
     return found
-
-
-def memory_bytes() -> int | None:
-    """Of the host, that can be taken now."""
-    known = re.search(r"^MemAvailable:\s*(\d+) kB", _text("/proc/meminfo"), re.MULTILINE)
-    return int(known[1]) * 1024 if known else None
 
 
 def _processor() -> tuple[float | None, float | None]:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from exp.benchmark.costs import Costs, step_costs
-from exp.benchmark.machine import memory_bytes
 from exp.benchmark.peers import peers
 from exp.benchmark.session import Participant
 from exp.experiment import Experiment
+from exp.memory import free_bytes
 from exp.problems import Data
 
 MOST_TOGETHER = 12
@@ -88,6 +88,13 @@ def sessions(found: Sequence[Size]) -> list[list[Size]]:
     return [[size] for size in able]
 
 
+def not_timed(each: Participant) -> str | None:
+    """Why a method cannot be timed; None where it can."""
+    if (library := each.experiment.method.library) in ("numpy", "torch"):
+        return None
+    return f"timed blocks are given new data in place, which arrays of {library} do not allow: its speed is not measured"
+
+
 def too_large(participants: Sequence[Participant]) -> str | None:
     """Why these do not fit into memory together, in a sentence; None where they do, or nobody knows."""
     host, device = 0.0, {}
@@ -106,7 +113,7 @@ def too_large(participants: Sequence[Participant]) -> str | None:
         free, _ = torch.cuda.mem_get_info(name)
         if wanted > MEMORY_SHARE * free:
             return f"needs about {wanted / 2**30:.1f} GiB on {name}, of which {free / 2**30:.1f} GiB are free"
-    free = memory_bytes()
+    free = free_bytes("cpu")
     if free is not None and host > MEMORY_SHARE * free:
         return f"needs about {host / 2**30:.1f} GiB of memory, of which {free / 2**30:.1f} GiB are free"
     return None

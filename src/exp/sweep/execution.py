@@ -61,15 +61,19 @@ def execute(
     """
     stop = order.stop
     held: list[tuple[dict[str, Any], dict[str, Any], RunFolder]] = []
-    for entry in planned:
-        if stop.told():
-            break
-        own = {key: entry[key] for key in ("key", "factors", "colour")}
-        own |= {"sweep": Path(order.sweep).name, "invocation": order.invocation}
-        begun = {"status": "RUNNING", "started": time.time(), "ended": None, "tracking": order.tracking}
-        begun |= {"name": entry["name"], "choices": entry["choices"]}
-        if (folder := order.claims.take(entry["key"], own | begun, order.rule.again)) is not None:
-            held.append((entry, own, folder))
+    try:
+        for entry in planned:
+            if stop.told():
+                break
+            own = {key: entry[key] for key in ("key", "factors", "colour")}
+            own |= {"sweep": Path(order.sweep).name, "invocation": order.invocation}
+            begun = {"status": "RUNNING", "started": time.time(), "ended": None, "tracking": order.tracking}
+            begun |= {"name": entry["name"], "choices": entry["choices"]}
+            if (folder := order.claims.take(entry["key"], own | begun, order.rule.again)) is not None:
+                held.append((entry, own, folder))
+    except BaseException:
+        _killed([folder for _, _, folder in held])
+        raise
     folders = [folder for _, _, folder in held]
     with beating(folders, lambda: stop.told() not in ("", UNSTARTED)):
         members, task = [], None

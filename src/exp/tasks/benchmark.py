@@ -14,7 +14,7 @@ import numpy as np
 from exp.benchmark.crossing import answer, page
 from exp.benchmark.outcome import bound, compared, floor, losses, metrics, raw, refused_of
 from exp.benchmark.peers import require_peers, tutorial_absent
-from exp.benchmark.plan import Size, expected_seconds, sessions, sizes, too_large, too_slow
+from exp.benchmark.plan import Size, expected_seconds, not_timed, sessions, sizes, too_large, too_slow
 from exp.benchmark.replay import judged_with_blocks
 from exp.benchmark.session import MOST_SEED, Participant, Session, measure
 from exp.benchmark.table import COLUMNS, notes, rows_of, text
@@ -91,7 +91,7 @@ class Benchmark(RunTask):
             if not claim.uploads:
                 each.failed = "runs that other processes do at the same time cannot be timed; use hydra/launcher=basic"
             else:
-                each.skipped = too_large([each]) or too_slow(each, self.seconds)
+                each.skipped = not_timed(each) or too_large([each]) or too_slow(each, self.seconds)
         seed = secrets.randbelow(MOST_SEED) if self.seed is None else self.seed
         every = sizes(timed, self.peers)
         self._say_plan(every, report)

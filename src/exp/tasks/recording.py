@@ -5,6 +5,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,9 @@ the end. Raises for all of them."""
 def recorded(members: Sequence[Member], report: Report, work: Work, **status: Any) -> list[RunFolder]:
     """Do the work for checked experiments and return their folders, whatever became of the runs. `status` goes into each.
 
-    Where the work of several raises (for want of memory, say), it is done in two halves. An error of a run itself is
-    recorded (FAILED) and said; Ctrl-C and SIGTERM are recorded (KILLED) and raised again.
+    Where the work of several raises it is done one by one, for want of memory in two halves; each status says why
+    (`program_refused`). An error of a run itself is recorded (FAILED) and said; Ctrl-C and SIGTERM are recorded (KILLED) and
+    raised again.
     """
     first, claim = members[0].experiment, members[0].claim
     address = first.tracker.address() if claim is None or claim.uploads else None
@@ -44,6 +46,8 @@ def recorded(members: Sequence[Member], report: Report, work: Work, **status: An
     folders = [
         member.claim.folder if member.claim else RunFolder.create(first.runs, member.experiment.name) for member in members
     ]
+
+    refused: dict[int, str] = {}
 
     def send() -> None:
         for folder in folders if address else ():
@@ -58,15 +62,19 @@ def recorded(members: Sequence[Member], report: Report, work: Work, **status: An
                 report.say(f"failed: {record_failure(folders[part.start], error)}")
                 return
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            report.say(f"the program of {part.stop - part.start} runs: {reason}; they are done in two halves")
+            parts = 2 if _wants_memory(error) else part.stop - part.start
+            refused.update(dict.fromkeys(range(part.start, part.stop), reason))
+            how = "in two halves" if parts == 2 else "one by one"
+            report.say(f"the program of {part.stop - part.start} runs: {reason}; they are done {how}")
         else:
-            for folder, said in zip(folders[part], ended, strict=True):
-                folder.update_status(ended=time.time(), **said)
+            for number, said in zip(range(part.start, part.stop), ended, strict=True):
+                why = {"program_refused": refused[number]} if number in refused else {}
+                folders[number].update_status(ended=time.time(), **said, **why)
             return
         release(device)
-        half = (part.start + part.stop) // 2
-        done(slice(part.start, half))
-        done(slice(half, part.stop))
+        ends = [part.start + (part.stop - part.start) * number // parts for number in range(parts + 1)]
+        for start, stop in pairwise(ends):
+            done(slice(start, stop))
 
     try:
         for member, folder in zip(members, folders, strict=True):
@@ -95,6 +103,11 @@ def recorded(members: Sequence[Member], report: Report, work: Work, **status: An
             folder.release()
     send()
     return folders
+
+
+def _wants_memory(error: BaseException) -> bool:
+    """NumPy raises `MemoryError`, torch an error of its own on a GPU, and one that only its words tell on a CPU."""
+    return isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "allocate memory" in str(error)
 
 
 def begun(experiment: Experiment) -> dict[str, Any]:

@@ -108,17 +108,21 @@ def _train(
         try:
             for curves in program.train():
                 report.progress(next((curve for curve in curves if curve.blew_up_at_step is None), curves[0]))
-                if time.monotonic() - flushed > FLUSH_SECONDS:
+                if len(members) == 1 and time.monotonic() - flushed > FLUSH_SECONDS:
                     _write_curves(folders, curves)
                     send()
                     flushed = time.monotonic()
-        finally:  # also of a run that failed or was killed
+        except BaseException as error:  # also of a run that failed or was killed; a program that failed is done again
             report.end()
-            _write_curves(folders, curves)
+            if len(members) == 1 or not isinstance(error, Exception):
+                _write_curves(folders, curves)
+            raise
+        report.end()
         taken = {name: value / len(members) for name, value in memory().items()}
         finals = program.export()
         said = [taken | metrics(curve) for curve in curves]
         together = _checked(program, folders, curves, first.device) if len(members) > 1 else {}
+        _write_curves(folders, curves)
     return [
         _ended(report, member, folder, curve, final, own, numbers, torch_device, several=len(members) > 1) | together
         for member, folder, curve, final, own, numbers in zip(members, folders, curves, finals, digests, said, strict=True)

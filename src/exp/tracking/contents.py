@@ -128,6 +128,7 @@ def tags_of(folder: RunFolder, status: dict[str, Any]) -> dict[str, str]:
         checked = program["checked"]
         tags |= {"program": program["first"], "program.runs": program["runs"], "program.checked": checked["run"]}
         tags |= {"program.difference": f"{checked['largest']:.1e} at step {checked['at_step']}"}
+    tags["program.refused"] = status.get("program_refused")
     tags |= {f"sweep.{name}": "member" for name in status.get("sweeps", ())}
     tags |= {f"digest.{name}": value for name, value in status.get("digests", {}).items()}
     conditions = environment.get("conditions", {})
