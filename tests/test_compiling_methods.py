@@ -62,7 +62,7 @@ def as_traced(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return graph
 
     monkeypatch.setattr(compiled, "lowered", kept)
-    monkeypatch.setattr(compiled, "_programs", {})
+    monkeypatch.setattr(compiled, "_executables", {})
     return graphs
 
 

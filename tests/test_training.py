@@ -1,5 +1,6 @@
 """The one loop: batches, blocks, evaluations, and where the curve of a run that blew up is cut."""
 
+import time
 from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 import exp
 from exp.arrays import Array, Place
+from exp.clock import Stopwatch, settled
 from exp.composition import compose
 from exp.configuration import instantiate
 from exp.curve import Curve
@@ -358,3 +360,53 @@ def test_an_infinite_slot_is_no_blow_up(tmp_path: Path):
 
 def test_r2_of_a_constant_target_is_nan():
     assert np.isnan(METRICS["r2"](np.zeros((3, 1)), np.full((3, 1), 0.1)))
+
+
+# A device that computes behind the host's back
+
+
+class Ahead(Stopwatch):
+    """A clock of a GPU, as far as the loop sees."""
+
+    waits = False  # type: ignore[assignment]
+
+    def mark(self) -> float:
+        return time.perf_counter()
+
+    def seconds(self, first: float, last: float) -> float:
+        return last - first
+
+
+@pytest.mark.parametrize("bad", [None, 57, 120])
+def test_a_block_that_is_begun_early_changes_no_curve(bad: int | None, monkeypatch: pytest.MonkeyPatch):
+    """One more block may be computed in vain."""
+    losses = [float(300 - number) if number != bad else np.nan for number in range(250)]
+    training = Training(steps=250, evaluate_every=120, log_every=33)
+    right = whole(Scripted(losses), training, split(5))
+    monkeypatch.setattr("exp.loop.Stopwatch", Ahead)
+    method = Scripted(losses)
+    found = whole(method, training, split(5))
+    for name in ("train_loss", "valid_step", "valid", "block_steps", "blew_up_at_step", "first_not_finite"):
+        assert getattr(found, name) == getattr(right, name)
+    assert len(found.block_seconds) == len(right.block_seconds) and method.done <= (bad or 250) + 2 * LONGEST_BLOCK
+
+
+def test_the_first_step_is_read_before_the_second_is_begun(monkeypatch: pytest.MonkeyPatch):
+    """Its state is what a run in a program is compared by."""
+    monkeypatch.setattr("exp.loop.Stopwatch", Ahead)
+    method, place = Scripted([1.0] * 50), Place("numpy", "cpu", "float64")
+    growing = train(method, [method.export()], [Training(steps=50)], [Data(split(7))], MeanSquaredError(), place)
+    next(growing)
+    assert method.done == 1
+
+
+def test_what_has_no_clock_of_its_own_is_waited_for():
+    class Lazy:
+        waited = False
+
+        def block_until_ready(self) -> None:
+            self.waited = True
+
+    lazy = Lazy()
+    assert settled(lazy) is lazy and lazy.waited
+    assert settled(1) == 1

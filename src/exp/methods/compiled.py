@@ -19,10 +19,10 @@ from exp.state import State
 
 COMPILERS = ("g++", "clang++", "c++")
 
-Program = Callable[..., Any]
+Executable = Callable[..., Any]
 
-_programs: dict[Any, Program] = {}
-"""The programs of this process by what they compute: the trace itself, and the form of its arguments."""
+_executables: dict[Any, Executable] = {}
+"""What this process has compiled, by what they compute: the trace itself, and the form of its arguments."""
 
 
 @dataclass(kw_only=True)
@@ -37,19 +37,19 @@ class Compiled(Wrapper):
 
     def start(self, formulas: Formulas, state: State, place: Place) -> None:
         super().start(formulas, state, place)
-        self.programs: dict[tuple[int, ...], Program] = {}
+        self.executables: dict[tuple[int, ...], Executable] = {}
         if isinstance(self.running, ArrayMethod):
             self.names, self.arrays = list(self.running.state.named()), list(self.running.state.named().values())
             self.numbers = self.running.numbers(place)
 
     def step(self, x: Array, y: Array) -> Array:
         shape = (*x.shape, *y.shape)
-        first = shape not in self.programs
+        first = shape not in self.executables
         if not isinstance(self.running, ArrayMethod):
             return self._step_of_its_own(first, shape, x, y)
         if first:
-            self.programs[shape] = self._traced(self.running, x, y)
-        loss, *self.arrays = self.programs[shape](*self.arrays, *self.numbers.values(), x, y)
+            self.executables[shape] = self._traced(self.running, x, y)
+        loss, *self.arrays = self.executables[shape](*self.arrays, *self.numbers.values(), x, y)
         return loss
 
     def predict(self, x: Array) -> Array:
@@ -64,7 +64,7 @@ class Compiled(Wrapper):
             self.running.state = State.from_named(dict(zip(self.names, self.arrays, strict=True)))
         return self.running
 
-    def _traced(self, method: ArrayMethod, x: Array, y: Array) -> Program:
+    def _traced(self, method: ArrayMethod, x: Array, y: Array) -> Executable:
         """The program of a step: from the state, the optimizer's numbers, x and y to the loss and the state after it."""
         import torch
         from torch.fx.experimental.proxy_tensor import make_fx
@@ -82,24 +82,24 @@ class Compiled(Wrapper):
         own = id(graph) if any(node.op == "get_attr" for node in graph.graph.nodes) else None  # it holds arrays itself
         forms = [(each.shape, each.stride(), each.dtype, each.device) for each in arguments]
         asked = repr((graph.code, forms, torch.get_num_threads(), own))
-        if asked not in _programs:
-            _programs[asked] = lowered(graph, arguments)
-        return _programs[asked]
+        if asked not in _executables:
+            _executables[asked] = lowered(graph, arguments)
+        return _executables[asked]
 
     def _step_of_its_own(self, first: bool, shape: tuple[int, ...], x: Array, y: Array) -> Array:
         """A step that changes a state of its own, by torch.compile, which compiles it in parts."""
         import torch
 
-        if not self.programs:
+        if not self.executables:
             self.compiled = torch.compile(self.running.step, dynamic=False)
         if not first:
             return self.compiled(x, y)
-        self.programs[shape] = self.compiled
+        self.executables[shape] = self.compiled
         with _in_this_process(), torch._dynamo.config.patch(recompile_limit=1000, accumulated_recompile_limit=10**6):
             return self.compiled(x, y)
 
 
-def lowered(graph: Any, arguments: list[Array]) -> Program:
+def lowered(graph: Any, arguments: list[Array]) -> Executable:
     """The machine code of a traced graph, for arguments of these shapes."""
     import torch
     import torch._inductor

@@ -61,7 +61,7 @@ class Jax(ArrayMethod):
         kind, _, index = place.device.partition(":")
         jax.config.update("jax_default_device", jax.devices(kind)[int(index or 0)])
         super().start(formulas, state, place)
-        self.inputs, self.programs = self.numbers(place), {}
+        self.inputs, self.executables = self.numbers(place), {}
 
     def transition(self, state: State, x: Array, y: Array) -> tuple[Array, State]:
         import jax
@@ -86,9 +86,9 @@ class Jax(ArrayMethod):
         """The losses of a block of steps."""
         arguments = (self.state, self.inputs, x, y, rows)
         shape = (x.shape, y.shape, None if rows is None else rows.shape, steps)
-        if shape not in self.programs:
-            self.programs[shape] = self._compiled(arguments, steps)
-        self.state, losses = self.programs[shape](*arguments)
+        if shape not in self.executables:
+            self.executables[shape] = self._compiled(arguments, steps)
+        self.state, losses = self.executables[shape](*arguments)
         return losses
 
     def _block(
@@ -109,10 +109,10 @@ class Jax(ArrayMethod):
 
         lowered = jax.jit(self._block, static_argnames="steps").lower(*arguments, steps=steps)
         text = f"{self.options} {lowered.as_text()}"
-        if text not in _programs:
-            _programs[text] = lowered.compile(self.options)
-        return _programs[text]
+        if text not in _executables:
+            _executables[text] = lowered.compile(self.options)
+        return _executables[text]
 
 
-_programs: dict[str, Any] = {}
-"""The programs of this process by their text."""
+_executables: dict[str, Any] = {}
+"""What this process has compiled, by their text."""

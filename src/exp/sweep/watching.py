@@ -53,7 +53,8 @@ class Watch:
         if status["status"] != "RUNNING":
             self._said.add(entry.key)
             self._upload(folder)
-            Report().say(f"{len(self._said)}/{len(self._entries)} {entry.name}  {outcome(status)}")
+            refused = f" (its program: {status['program_refused']})" if status.get("program_refused") else ""
+            Report().say(f"{len(self._said)}/{len(self._entries)} {entry.name}  {outcome(status)}{refused}")
         elif (changed := folder.curve_changed()) > self._sent.get(entry.key, 0.0) + UPLOAD_SECONDS:
             self._sent[entry.key] = changed
             self._upload(folder)
