@@ -13,6 +13,7 @@ from commands import client, exp, points, tracked
 from safetensors.numpy import load_file
 
 from exp import data, load
+from exp.claims import Claims
 from exp.errors import InputError
 from exp.run_folder import RunFolder, mark_killed, require_writable, run_folders
 
@@ -271,3 +272,22 @@ def test_a_place_that_cannot_hold_runs_is_refused_before_anything_is_made(tmp_pa
     assert done.returncode == 1 and done.stdout == "" and len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("error: runs=file/runs: ")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_run_that_ends_between_two_looks_is_neither_killed_nor_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its status was read while it ran, its lock once it had ended."""
+    claims = Claims(tmp_path)
+    folder = claims.take("key", {"name": "run", "status": "RUNNING"}, lambda status: status["status"] != "FINISHED")
+    assert folder is not None
+
+    def ends(self: RunFolder) -> bool:
+        folder.update_status(status="FINISHED")
+        folder.release()
+        return False
+
+    monkeypatch.setattr(RunFolder, "alive", property(ends))
+    assert claims.take("key", {"name": "run", "status": "RUNNING"}, lambda status: status["status"] != "FINISHED") is None
+    folder.update_status(status="RUNNING")
+    assert mark_killed(tmp_path) == [] and folder.status()["status"] == "FINISHED"

@@ -53,10 +53,9 @@ class Claims:
         """
         with self.alone():
             last = self.latest(key)
-            if last is not None and (status := last.status()):
-                if status["status"] == "RUNNING" and last.alive:
-                    return None
-                if status["status"] != "RUNNING" and not again(status):
+            if last is not None and last.status() and not last.abandoned:
+                status = last.status()
+                if status["status"] == "RUNNING" or not again(status):
                     return None
             folder = RunFolder.create(self._runs, begun["name"])
             folder.update_status(**begun)

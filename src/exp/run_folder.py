@@ -86,6 +86,15 @@ class RunFolder:
         """Whether this process holds the lock by this object."""
         return self._lock is not None
 
+    @property
+    def abandoned(self) -> bool:
+        """Whether it says RUNNING though its process is gone. Looked up twice: between two looks it may have ended well."""
+
+        def running() -> bool:
+            return self.status().get("status") == "RUNNING"
+
+        return running() and not self.alive and running()
+
     def beat(self) -> None:
         """Say that the run is alive, to machines that do not see its lock."""
         with suppress(OSError):
@@ -228,7 +237,7 @@ def mark_killed(runs: Path | str) -> list[RunFolder]:
     """Runs and sweeps that still say RUNNING but whose process is gone are KILLED from now on; returns them."""
     killed = []
     for folder in [*run_folders(runs), *run_folders(Path(runs) / SWEEPS)]:
-        if folder.status().get("status") == "RUNNING" and not folder.alive and folder.status().get("status") == "RUNNING":
+        if folder.abandoned:
             folder.revise(status="KILLED", ended=time.time(), died=True)
             killed.append(folder)
     return killed

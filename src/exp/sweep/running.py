@@ -112,7 +112,7 @@ def _ordered(group: list[Entry], planned: dict[str, dict[str, Any]]) -> list[dic
 def _died(order: Order, entry: Entry, deaths: Counter[str]) -> bool:
     """Whether a run is to be tried again, for it ended without saying so. One that never began is not to blame."""
     folder = order.claims.latest(entry.key)
-    if folder is None or not _ours(order, entry) or folder.status()["status"] != "RUNNING" or folder.alive:
+    if folder is None or not _ours(order, entry) or not folder.abandoned:
         return False
     deaths[entry.key] += 1
     if deaths[entry.key] == DEATHS:
