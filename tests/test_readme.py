@@ -71,7 +71,7 @@ def test_a_command_runs_and_prints_what_is_shown(
 ) -> None:
     monkeypatch.chdir(folder)
     words = shlex.split(command)
-    words += ["benchmark.seconds=0.5", "benchmark.processes=1"] * ("task=benchmark" in words)  # its own are for a person
+    words += ["benchmark.seconds=0.2", "benchmark.processes=1"] * ("task=benchmark" in words)  # its own are for a person
     if shown or "hydra/launcher" in command or "sweep=methods" in command or words[:3] != ["python", "-m", "exp"]:
         done = commanded(run(words, folder))
     else:

@@ -41,7 +41,6 @@ SWEEPS = "sweeps"
 """The folder of the sweeps, under that of the runs."""
 
 _LOOKS = 3
-
 EXPIRES_SECONDS = 60.0
 """So long without a heartbeat, a run on another machine is taken for dead."""
 
@@ -88,12 +87,8 @@ class RunFolder:
 
     @property
     def abandoned(self) -> bool:
-        """Whether it says RUNNING though its process is gone. Looked up twice: between two looks it may have ended well."""
-
-        def running() -> bool:
-            return self.status().get("status") == "RUNNING"
-
-        return running() and not self.alive and running()
+        """Whether it says RUNNING though its process is gone; asked twice, for meanwhile it may have ended well."""
+        return self.status().get("status") == "RUNNING" and not self.alive and self.status().get("status") == "RUNNING"
 
     def beat(self) -> None:
         """Say that the run is alive, to machines that do not see its lock."""
@@ -250,15 +245,14 @@ def require_writable(runs: Path | str) -> None:
         existing = existing.parent
     if not existing.is_dir():
         raise InputError("runs", runs, f"{existing} is not a folder; give another with runs=…")
-    here = existing.stat()
     try:
-        _require_writable(existing, here.st_ino, here.st_mode)
+        _require_writable(existing, *existing.stat()[:2])
     except OSError as error:
         raise _unwritable(runs, error) from None
 
 
 @cache  # of a sweep every run asks
-def _require_writable(folder: Path, inode: int, mode: int) -> None:
+def _require_writable(folder: Path, mode: int, inode: int) -> None:
     tempfile.TemporaryDirectory(dir=folder).cleanup()  # the only honest test: makes a folder and removes it
 
 

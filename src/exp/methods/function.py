@@ -3,12 +3,13 @@
 A layer maps a to f(z), z = a W + b. a is (…, N, inputs), W (…, inputs, outputs), b (…, outputs), z (…, N, outputs).
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 from exp.activations import ACTIVATIONS, Activation
-from exp.arrays import Array, Place, product
-from exp.methods.base import ArrayMethod, Formulas
+from exp.arrays import Array, product
+from exp.methods.base import ArrayMethod
 from exp.network import depth
 from exp.state import State
 
@@ -18,10 +19,6 @@ class Function(ArrayMethod):
     """A training step of layers that bring their own derivative, the way an own kernel is brought to torch."""
 
     leading_axes = True
-
-    def start(self, formulas: Formulas, state: State, place: Place) -> None:
-        super().start(formulas, state, place)
-        self.layers = {autocast: layer_function(place.device.partition(":")[0], autocast) for autocast in (False, True)}
 
     def transition(self, state: State, x: Array, y: Array) -> tuple[Array, State]:
         import torch
@@ -42,13 +39,14 @@ class Function(ArrayMethod):
         import torch
 
         layers = depth(params)
-        function = self.layers[torch.is_autocast_enabled(x.device.type)]
+        function = layer_function(x.device.type, torch.is_autocast_enabled(x.device.type))
         for layer in range(1, layers + 1):
             activation = self.activation if layer < layers else ACTIVATIONS["identity"]
             x = function.apply(x, params[f"layer{layer}.weight"], params.get(f"layer{layer}.bias"), activation)
         return x
 
 
+@functools.cache
 def layer_function(device: str, autocast: bool) -> Any:
     """One layer. Under `autocast` its backward pass multiplies in the precision of its forward pass, whoever calls it."""
     import torch
