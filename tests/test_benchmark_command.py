@@ -11,6 +11,7 @@ from commands import exp as command
 from commands import tracked
 
 from exp.benchmark.crossing import answer, charts, page
+from exp.benchmark.session import LEAST_ROUNDS
 from exp.benchmark.table import notes, rows_of, text
 from exp.claims import Claim
 from exp.composition import compose
@@ -61,7 +62,7 @@ def test_a_single_method_is_timed_judged_and_recorded(tmp_path: Path) -> None:
     assert (status["task"], status["verdict"]) == ("benchmark", "equivalent")
     assert raw["participants"] == [status["name"], f"{status['name']} (twin)"]
     (rounds,) = raw["order"]
-    assert len(rounds) >= 4 and all(sorted(order) == [0, 1] for order in rounds)
+    assert len(rounds) >= LEAST_ROUNDS and all(sorted(order) == [0, 1] for order in rounds)
     assert len(raw["blocks"][0]["seconds"]) == len(rounds)
     assert len({tuple(order) for order in rounds}) > 1  # drawn anew for each round
     losses = folder.curve()["train/loss"]

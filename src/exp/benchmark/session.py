@@ -14,12 +14,15 @@ from exp.benchmark import machine
 from exp.benchmark.bench import BLOCK_SECONDS, Started, Timed, Warm
 from exp.benchmark.ceilings import Ceilings
 from exp.benchmark.processes import Local, Worker, WorkerFailed
+from exp.benchmark.statistics import LEAST_OF_A_STRETCH
 from exp.experiment import Experiment
 from exp.problems import Data
 from exp.seeds import Generator, generator
 from exp.state import State
 
-LEAST_ROUNDS = 4
+LEAST_ROUNDS = 2 * LEAST_OF_A_STRETCH
+"""Two stretches: without, nobody could say how much the rounds of a process differ, and no floor would be known."""
+
 AUDITS = 3
 """Of every process at most so many timed blocks are kept whole, to be judged: chosen by what no method can know."""
 

@@ -15,7 +15,7 @@ CONFIDENCE = 0.95
 STRETCHES = 6
 """Each process's rounds are cut into so many stretches: what is alike in neighbouring rounds is not counted as repeated."""
 
-LEAST_ROUNDS = 3
+LEAST_OF_A_STRETCH = 3
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def paired(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> 
     estimate = float(processes.mean())
     deviations, freedom = [], 0
     for each, centre in zip(logs, processes, strict=True):
-        parts = [part for part in np.array_split(each, min(STRETCHES, len(each) // LEAST_ROUNDS or 1)) if len(part)]
+        parts = [part for part in np.array_split(each, min(STRETCHES, len(each) // LEAST_OF_A_STRETCH or 1)) if len(part)]
         found = np.array([location(part) for part in parts]) - centre
         weight = len(found) - 1
         deviations.append(float((found**2).sum()) / weight / len(found) if weight else inf)
