@@ -96,6 +96,21 @@ def total(array: Array) -> Array:
     return array.sum() if array.ndim == 2 else array.sum(axis=(-2, -1))
 
 
+def row_sums(array: Array) -> Array:
+    """The sums over the last axis, kept as one of length 1: (…, N, M) to (…, N, 1)."""
+    if isinstance(array, np.ndarray):
+        return array @ np.ones((array.shape[-1], 1), array.dtype)  # NumPy's sum is slow where rows are short
+    return array.sum(axis=-1, keepdims=True)
+
+
+def row_maxima(array: Array) -> Array:
+    """The maxima over the last axis, kept as one of length 1: (…, N, M) to (…, N, 1)."""
+    if isinstance(array, np.ndarray):  # of all rows together: faster than one after the other, which are short
+        columns = np.ascontiguousarray(array.reshape(-1, array.shape[-1]).T)
+        return columns.max(axis=0).reshape(*array.shape[:-1], 1)
+    return library(array).amax(array, axis=-1, keepdims=True)
+
+
 def positive_part(z: Array) -> Array:
     """z where z > 0, else 0; NaN stays NaN. Where autograd asks, its derivative at 0 is 0."""
     if isinstance(z, np.ndarray):
@@ -105,9 +120,10 @@ def positive_part(z: Array) -> Array:
 
 
 def where_positive(z: Array, array: Array) -> Array:
-    """`array` where z > 0, else 0; `array` where z is NaN."""
+    """`array` where z > 0, else 0; `array` where z is NaN. In NumPy an infinite entry of `array` becomes NaN where z <= 0."""
     if isinstance(z, np.ndarray):
-        return np.where(z <= 0, array.dtype.type(0), array)
+        negative = z <= 0
+        return array * np.logical_not(negative, out=negative)  # a product is up to ten times as fast as np.where
     xp = library(z)
     if xp.__name__ == "torch":  # one pass, where a comparison and a choice are two
         return xp.ops.aten.threshold_backward(array, z, 0)
@@ -123,9 +139,10 @@ def per_run(value: Array, array: Array) -> Array:
 def gather(array: Array, rows: Array) -> Array:
     """The `rows`, (B,) or (K, B), of `array`, (N, D) or (K, N, D): (B, D), or (K, B, D) where either has K."""
     xp = library(array)
-    if rows.ndim == 1:
-        return xp.index_select(array, -2, rows) if xp.__name__ == "torch" else xp.take(array, rows, axis=-2)
-    if array.ndim == 2:
-        return array[rows]
+    if array.ndim == 2 or rows.ndim == 1:
+        if xp.__name__ != "torch":
+            return xp.take(array, rows, axis=-2)
+        taken = xp.index_select(array, -2, rows.reshape(-1))
+        return taken if rows.ndim == 1 else taken.reshape(*rows.shape, -1)
     take = xp.take_along_dim if xp.__name__ == "torch" else xp.take_along_axis
     return take(array, rows[..., None], -2)

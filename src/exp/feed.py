@@ -1,5 +1,6 @@
 """What the runs of a program are trained on: their data at a place, and their mini-batches, block by block."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -35,13 +36,20 @@ class Feed:
         valid = [each.valid.inputs for each in data if each.valid]
         self.valid_x: Array = put(valid[0] if len(sets) == 1 else np.stack(valid), place) if valid else None
 
-    def blocks(self) -> Iterator[tuple[Block, list[np.ndarray | None]]]:
-        """The blocks of steps of the program, and the rows, (steps, B), of each run in its own data set."""
+    def blocks(self) -> Iterator[tuple[Block, list[str | None]]]:
+        """The blocks of steps of the program, each with the digest of all rows that a run, in its own data set, has had with
+        it; None: they are whole splits."""
         of_seed = {training.seed: training.blocks(self.samples) for training in self._trainings}
+        digests = {seed: hashlib.sha256() for seed in of_seed}
         for blocks in zip(*of_seed.values(), strict=True):
             rows_of = {seed: block.rows for seed, block in zip(of_seed, blocks, strict=True)}
+            shown: dict[int, str | None] = dict.fromkeys(rows_of)
+            for seed, rows in rows_of.items():
+                if rows is not None:
+                    digests[seed].update(_told(rows))
+                    shown[seed] = digests[seed].hexdigest()
             rows = [rows_of[training.seed] for training in self._trainings]
-            yield replace(blocks[0], rows=self._together(rows)), rows
+            yield replace(blocks[0], rows=self._together(rows)), [shown[training.seed] for training in self._trainings]
 
     def _together(self, rows: Sequence[np.ndarray | None]) -> np.ndarray | None:
         """(steps, B) where all runs take the same, else (K, steps, B); None for all rows."""
@@ -49,3 +57,10 @@ class Feed:
         if not placed:
             return None
         return placed[0] if all(np.array_equal(placed[0], other) for other in placed[1:]) else np.stack(placed)
+
+
+def _told(rows: np.ndarray) -> bytes:
+    """Of the rows of each batch, (steps, B): how many they are, a space, and the rows as little-endian 64-bit integers."""
+    many = np.frombuffer(f"{rows.shape[1]} ".encode(), np.uint8)
+    numbers = np.ascontiguousarray(rows, "<i8").view(np.uint8)
+    return np.hstack([np.broadcast_to(many, (len(rows), len(many))), numbers]).tobytes()

@@ -1,6 +1,5 @@
 """The one training loop: blocks of steps, reading the losses, evaluation, timing, stopping; for one run or a stack of K."""
 
-import hashlib
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -23,10 +22,10 @@ from exp.training import Training
 
 @dataclass(frozen=True)
 class Begun:
-    """A block that a device was given: its steps, the rows of each run, its losses there, marks before and after."""
+    """A block that a device was given: its steps, each run's digest of rows, its losses there, marks before and after."""
 
     block: Block
-    rows: Sequence[np.ndarray | None]
+    digests: Sequence[str | None]
     losses: Array
     marks: tuple[Any, Any]
 
@@ -40,20 +39,20 @@ def train(
     the end of the block in which it is not finite; the others go on, and their curves are what they are without it.
     """
     feed, watch = Feed(trainings, data, place), Stopwatch(place)
-    curves, digests = [Curve() for _ in data], [hashlib.sha256() for _ in data]
+    curves = [Curve() for _ in data]
     first = trainings[0]
     total, cadence = first.total_steps(feed.samples), first.evaluation_cadence(feed.samples)
     begun: deque[Begun] = deque()
     _evaluate(curves, 0, method, data, feed, loss)
-    for block, rows in feed.blocks():
+    for block, digests in feed.blocks():
         marks = watch.mark()
         losses = settled(method.steps(feed.x, feed.y, block, place))
-        begun.append(Begun(block, rows, losses, (marks, watch.mark())))
+        begun.append(Begun(block, digests, losses, (marks, watch.mark())))
         done = block.first + block.steps
         looked_at = done in (1, total) or done % cadence == 0 or first.watch_finite
         ahead = 0 if looked_at or watch.waits else 1  # a GPU has the next block before one is read
         while len(begun) > ahead:
-            _read(begun.popleft(), curves, digests, watch, blame_loss=first.watch_finite)
+            _read(begun.popleft(), curves, watch, blame_loss=first.watch_finite)
             if len(begun) == 0 and (done == total or first.watch_finite):
                 _look_at_state(curves, exported(method, initial), done)
             if len(begun) == 0 and (done == total or done % cadence == 0):
@@ -69,20 +68,18 @@ def exported(method: Method, initial: Sequence[State]) -> list[State]:
     return unstack_state(state, initial) if len(initial) > 1 else [state]
 
 
-def _read(begun: Begun, curves: list[Curve], digests: list[Any], watch: Stopwatch, *, blame_loss: bool) -> None:
+def _read(begun: Begun, curves: list[Curve], watch: Stopwatch, *, blame_loss: bool) -> None:
     """Read the losses of a block, (steps,) or (steps, K), into the curves; waits for the device. Time is shared equally."""
     block, losses = begun.block, get(begun.losses).astype(np.float64)
     now, seconds = time.time(), watch.seconds(*begun.marks) / len(curves)
     if losses.shape != ((block.steps,) if len(curves) == 1 else (block.steps, len(curves))):
         raise ValueError(f"the losses of {block.steps} steps of {len(curves)} runs have shape {losses.shape}")
-    for curve, sha, rows, own in zip(curves, digests, begun.rows, losses.reshape(block.steps, len(curves)).T, strict=True):
+    for curve, digest, own in zip(curves, begun.digests, losses.reshape(block.steps, len(curves)).T, strict=True):
         if curve.blew_up_at_step is not None:
             continue
         curve.block_seconds.append(seconds)
         curve.block_steps.append(block.steps)
-        for batch in rows if rows is not None else ():
-            sha.update(f"{len(batch)} ".encode() + batch.astype("<i8").tobytes())
-        curve.rows_digest = None if rows is None else sha.hexdigest()
+        curve.rows_digest = digest
         finite = np.isfinite(own)
         if not finite.all():
             own = own[: np.argmin(finite)]

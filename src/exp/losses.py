@@ -9,7 +9,7 @@ import abc
 from dataclasses import dataclass
 from typing import ClassVar
 
-from exp.arrays import Array, cast, library, total
+from exp.arrays import Array, cast, library, row_maxima, row_sums, total
 
 
 @dataclass(kw_only=True)
@@ -77,5 +77,5 @@ def _entries(prediction: Array) -> int:
 def _log_softmax(logits: Array) -> Array:
     """log softmax(z)ⱼ = (zⱼ − max z) − log Σᵢ exp(zᵢ − max z), over the last axis: no exponential overflows."""
     xp = library(logits)
-    shifted = logits - xp.amax(logits, axis=-1, keepdims=True)
-    return shifted - xp.log(xp.exp(shifted).sum(axis=-1, keepdims=True))
+    shifted = logits - row_maxima(logits)
+    return shifted - xp.log(row_sums(xp.exp(shifted)))

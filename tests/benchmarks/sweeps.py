@@ -18,10 +18,10 @@ from pathlib import Path
 from campaigns.machine import machine
 from commands import COMMAND, clean, free_port, until
 
+from benchmarks.peers import STEPS, USUAL, filled
 from exp.registry import conf_folder
 
 TINY = ("method=numpy", "network.hidden=[4]", "problem.inputs=5", "problem.samples=8", "training.steps=1")
-STEPS = 500
 
 STOCK = f"""
 import hydra
@@ -32,31 +32,7 @@ def main(config):
 
 main()
 """
-
-USUAL = """
-import hydra, mlflow, torch
-
-@hydra.main(config_path=None, version_base="1.3")
-def main(config):
-    torch.set_num_threads(1)
-    torch.manual_seed(config.seed)
-    mlflow.set_tracking_uri(f"sqlite:///{config.store}")
-    mlflow.set_experiment("usual")
-    x, y = torch.randn(64, 1000), torch.randn(64, 10)
-    w1, w2 = torch.randn(1000, 100, requires_grad=True), torch.randn(100, 10, requires_grad=True)
-    with mlflow.start_run():
-        mlflow.log_params({"seed": config.seed, "lr": 1e-6})
-        for step in range(500):
-            loss = (x.mm(w1).clamp(min=0).mm(w2) - y).pow(2).sum()
-            loss.backward()
-            with torch.no_grad():
-                for w in (w1, w2):
-                    w -= 1e-6 * w.grad
-                    w.grad = None
-            mlflow.log_metric("loss", loss.item(), step=step)
-
-main()
-"""
+TUTORIAL = filled(USUAL, 1000, [100], None, together=1)
 
 
 def seconds(command: list[str], folder: Path) -> float:
@@ -160,7 +136,7 @@ MEASUREMENTS: dict[str, Callable[[], float]] = {
     ),
     "a run more, the tutorial by autograd, tracked: exp": per_run(lambda _, n: ours("method=autograd", seeds(n)), 1, 11),
     "a run more, the tutorial by autograd: the usual script": per_run(
-        lambda folder, n: script(folder, USUAL, seeds(n, "+seed"), f"+store={folder}/mlflow.db"), 1, 6
+        lambda folder, n: script(folder, TUTORIAL, seeds(n, "+seed"), f"+store={folder}/mlflow.db"), 1, 6
     ),
     "planning 1,000 runs": planning,
 }
