@@ -9,10 +9,28 @@ from pathlib import Path
 import pytest
 from campaigns.chaos import play, undisturbed
 from commands import exp as command
-from commands import start, until
-from sweeping import SIZE, Done, Here, all_gone, attempts, commanded, counted, ended, finished, here, the_sweep, with_faulty
+from commands import start, tracked, until
+from sweeping import (
+    SIZE,
+    TINY,
+    Done,
+    Here,
+    all_gone,
+    attempts,
+    commanded,
+    counted,
+    ended,
+    finished,
+    here,
+    the_sweep,
+    with_faulty,
+)
 
-from exp.run_folder import SWEEPS, run_folders
+from exp.claims import Claims
+from exp.experiment import Experiment
+from exp.interruption import Terminated
+from exp.program import Program
+from exp.run_folder import SWEEPS, RunFolder, run_folders
 
 __all__ = ["here"]
 
@@ -41,6 +59,34 @@ def to_resume(done: Done) -> list[str]:
     words = shlex.split(line.removeprefix("resume: "))
     assert words[:3] == ["python", "-m", "exp"]
     return words[3:]
+
+
+PLACES = [(RunFolder, "update_status"), (Claims, "take"), (Experiment, "resolve_device"), (RunFolder, "write_config")]
+PLACES += [(Program, "start"), (Program, "compared_alone"), (RunFolder, "release")]
+
+
+@pytest.mark.parametrize(("owner", "name"), PLACES, ids=[name for _, name in PLACES])
+def test_wherever_it_is_told_to_stop_no_run_says_that_it_runs(
+    owner: type, name: str, here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = getattr(owner, name)
+
+    def told(self: object, *arguments: object, **more: object) -> object:
+        done = own(self, *arguments, **more)
+        if run_folders("runs") and not (isinstance(self, RunFolder) and self.path.parent.name == SWEEPS):
+            monkeypatch.setattr(owner, name, own)
+            raise Terminated
+        return done
+
+    monkeypatch.setattr(owner, name, told)
+    assert here("-m", *TINY, "seed=1,2").code == 143
+    statuses = [folder.status()["status"] for folder in run_folders("runs")]
+    assert statuses and set(statuses) <= {"KILLED", "FINISHED"} and ("KILLED" in statuses or name == "release")
+    assert not any(folder.alive for folder in run_folders("runs"))
+    recorded = tracked(f"sqlite:///{tmp_path}/mlflow.db").values()
+    assert sorted(run.info.status for run in recorded if run.data.tags["kind"] == "train") == sorted(statuses)
+    assert here("-m", *TINY, "seed=1,2").ok().code == 0
+    assert [run.status()["status"] for run in finished(tmp_path).values()] == ["FINISHED"] * 2
 
 
 @pytest.mark.parametrize(

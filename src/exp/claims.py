@@ -26,9 +26,9 @@ class Claim:
 _held: list[RunFolder] = []
 
 
-def at_work() -> bool:
-    """Whether this process holds runs that it has claimed."""
-    return any(folder.held for folder in _held)
+def at_work() -> list[RunFolder]:
+    """The runs that this process has claimed and still holds."""
+    return [folder for folder in _held if folder.held]
 
 
 class Claims:
@@ -58,11 +58,11 @@ class Claims:
                 if status["status"] == "RUNNING" or not again(status):
                     return None
             folder = RunFolder.create(self._runs, begun["name"])
+            _held[:] = [*at_work(), folder]  # before it says that it runs: who is interrupted from now on has to end it
             folder.update_status(**begun)
             unfinished = self._folder / f".{key}"
             unfinished.write_text(folder.path.name)
             unfinished.replace(self._folder / key)
-        _held[:] = [*(each for each in _held if each.held), folder]
         return folder
 
     @contextmanager

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exp.claims import Claim, Claims
+from exp.claims import Claim, Claims, at_work
 from exp.experiment import Experiment
 from exp.identity import identity, task_identity
 from exp.problems import Data
@@ -15,7 +15,7 @@ from exp.run_folder import RunFolder
 from exp.sweep.planning import Rule
 from exp.sweep_folder import UNSTARTED, Stop
 from exp.tasks.base import Member, RunTask
-from exp.tasks.recording import beating, record_failure
+from exp.tasks.recording import beating, end_early, record_failure
 
 Ready = tuple[Experiment, RunTask, Data]
 
@@ -24,10 +24,12 @@ Ready = tuple[Experiment, RunTask, Data]
 class Order:
     """What every run of one invocation of a sweep has to know. Plain values: it goes to other processes.
 
-    `sweep` is the sweep's folder, `tracking` where its runs are tracked; `elsewhere`: on machines unknown to the sweeper.
+    `sweep` is the sweep's folder, `task` what is done with its runs, `tracking` where they are tracked; `elsewhere`: on
+    machines unknown to the sweeper.
     """
 
     sweep: str
+    task: str
     rule: Rule
     fail_fast: bool
     fuse: str
@@ -68,39 +70,29 @@ def execute(
             own = {key: entry[key] for key in ("key", "factors", "colour")}
             own |= {"sweep": Path(order.sweep).name, "invocation": order.invocation}
             begun = {"status": "RUNNING", "started": time.time(), "ended": None, "tracking": order.tracking}
-            begun |= {"name": entry["name"], "choices": entry["choices"]}
+            begun |= {"name": entry["name"], "choices": entry["choices"], "task": order.task}
             if (folder := order.claims.take(entry["key"], own | begun, order.rule.again)) is not None:
                 held.append((entry, own, folder))
-    except BaseException:
-        _killed([folder for _, _, folder in held])
+        folders = [folder for _, _, folder in held]
+        with beating(folders, lambda: stop.told() not in ("", UNSTARTED)):
+            members, task = [], None
+            for entry, own, folder in held:
+                try:
+                    experiment, task, data = ready(entry)
+                except (Exception, SystemExit) as error:
+                    report.say(f"failed: {record_failure(folder, error)}")
+                    folder.release()
+                else:
+                    experiment.name = entry["name"]
+                    members.append(Member(experiment, data, Claim(folder, uploads), own))
+            if members and task is not None:
+                task.record_together(members, report)
+    except BaseException as error:
+        end_early(at_work(), error, order.tracking if uploads else None)
         raise
-    folders = [folder for _, _, folder in held]
-    with beating(folders, lambda: stop.told() not in ("", UNSTARTED)):
-        members, task = [], None
-        for entry, own, folder in held:
-            try:
-                experiment, task, data = ready(entry)
-            except (Exception, SystemExit) as error:
-                report.say(f"failed: {record_failure(folder, error)}")
-                folder.release()
-            except BaseException:
-                _killed(folders)
-                raise
-            else:
-                experiment.name = entry["name"]
-                members.append(Member(experiment, data, Claim(folder, uploads), own))
-        if members and task is not None:
-            task.record_together(members, report)
     if order.fail_fast and any(folder.status()["status"] == "FAILED" for folder in folders):
         stop.tell(UNSTARTED)
     return [entry["key"] for entry, _, _ in held]
-
-
-def _killed(folders: Sequence[RunFolder]) -> None:
-    for folder in folders:
-        if folder.status()["status"] == "RUNNING":
-            folder.update_status(status="KILLED", ended=time.time())
-        folder.release()
 
 
 def checked(order: Order, planned: dict[str, Any], experiment: Experiment, task: RunTask, loaded: dict[str, Data]) -> Ready:

@@ -60,13 +60,16 @@ def sweep(plan: Plan, chosen: Sweep, launch: Launch | None, *, elsewhere: bool =
         return 0
     mark_killed(runs)
     folder, planned = _opened(plan, claims, rule, new=all_again)
+    first = plan.runs[0].ready
+    assert first is not None
     order = Order(
         sweep=str(folder.path.absolute()),
+        task=first[1].kind,
         rule=rule,
         fail_fast=chosen.fail_fast,
         fuse=chosen.fuse,
         elsewhere=elsewhere,
-        tracking=plan.runs[0].ready[0].tracker.address() if plan.runs[0].ready else None,
+        tracking=first[0].tracker.address(),
     )
     return _done(plan, planned, order, folder, launch, report)
 

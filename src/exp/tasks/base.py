@@ -66,9 +66,10 @@ class Member:
 class RunTask(Task):
     """A task that leaves one run for each experiment: a sweep may do it once for each combination.
 
-    `undisturbed` says that nothing else may run beside it: no launcher is given it.
+    `kind` is its name in every record; `undisturbed` says that nothing else may run beside it: no launcher is given it.
     """
 
+    kind: ClassVar[str]
     undisturbed: ClassVar[bool] = False
 
     @abc.abstractmethod

@@ -25,7 +25,7 @@ from exp.problems import Data
 from exp.report import Report
 from exp.run_folder import SWEEPS, RunFolder
 from exp.tasks.base import Group, Member, RunTask, Table
-from exp.tasks.recording import alone, beating, begun, recorded
+from exp.tasks.recording import alone, beating, begun, end_early, recorded
 from exp.tasks.verify import verdict_status
 from exp.verification.verdict import EXIT_CODES, UNSUPPORTED, Verdict
 
@@ -41,7 +41,7 @@ class Benchmark(RunTask):
     `seconds` of timed blocks for each, in `processes` sets of new processes; `isolated` false: all in this process.
     """
 
-    undisturbed = True
+    kind, undisturbed = "benchmark", True
 
     seconds: float = 8.0
     processes: int = 5
@@ -71,14 +71,14 @@ class Benchmark(RunTask):
 
     def record_together(self, members: Sequence[Member], report: Report) -> list[RunFolder]:
         report.end()  # the loss of a benchmark is worth no bar
-        with _held(members) as claims:
+        with _held(members, self.kind) as claims:
             timed = [Participant(each.experiment.name, each.experiment, each.data) for each in members]
             found = self._measured(timed, claims, report)
             folders = []
             for each, member, claim in zip(timed, members, claims, strict=True):
                 work = partial(self._result, each, found, report)
                 own = Member(each.experiment, each.data, claim, member.status)
-                folders += recorded([own], report, work, task="benchmark")
+                folders += recorded([own], report, work, task=self.kind)
         self._page(members, folders, report)
         return folders
 
@@ -216,24 +216,22 @@ class Benchmark(RunTask):
 
 
 @contextmanager
-def _held(members: Sequence[Member]) -> Iterator[list[Claim]]:
-    """The claims of the members, folders of their own for those that have none; what is interrupted is KILLED."""
+def _held(members: Sequence[Member], task: str) -> Iterator[list[Claim]]:
+    """The claims of the members, folders of their own for those that have none."""
+    claims: list[Claim] = []
     with ExitStack() as stack:
-        claims = []
-        for each in members:
-            claim = each.claim
-            if claim is None:
-                claim = Claim(RunFolder.create(each.experiment.runs, each.experiment.name), uploads=True)
-                claim.folder.update_status(**begun(each.experiment), **each.status, task="benchmark")
-                stack.enter_context(beating([claim.folder], lambda: False))
-            claims.append(claim)
         try:
+            for each in members:
+                claim = each.claim
+                if claim is None:
+                    claim = Claim(RunFolder.create(each.experiment.runs, each.experiment.name), uploads=True)
+                    claim.folder.update_status(**begun(each.experiment), **each.status, task=task)
+                    stack.enter_context(beating([claim.folder], lambda: False))
+                claims.append(claim)
             yield claims
-        except BaseException:
-            for claim in claims:
-                if claim.folder.status()["status"] == "RUNNING":
-                    claim.folder.update_status(status="KILLED", ended=time.time())
-                claim.folder.release()
+        except BaseException as error:
+            address = members[0].experiment.tracker.address() if claims and claims[0].uploads else None
+            end_early([claim.folder for claim in claims], error, address)
             raise
 
 

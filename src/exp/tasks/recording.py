@@ -38,15 +38,7 @@ def recorded(members: Sequence[Member], report: Report, work: Work, **status: An
     """
     first, claim = members[0].experiment, members[0].claim
     address = first.tracker.address() if claim is None or claim.uploads else None
-    if address:
-        shared_uploader().open(address["uri"])  # while this process imports torch
-    for member in members:
-        member.experiment.resolve_device()
-    device = first.device.torch_name
-    folders = [
-        member.claim.folder if member.claim else RunFolder.create(first.runs, member.experiment.name) for member in members
-    ]
-
+    folders = [member.claim.folder for member in members if member.claim]
     refused: dict[int, str] = {}
 
     def send() -> None:
@@ -77,6 +69,12 @@ def recorded(members: Sequence[Member], report: Report, work: Work, **status: An
             done(slice(start, stop))
 
     try:
+        if address:
+            shared_uploader().open(address["uri"])  # while this process imports torch
+        for member in members:
+            member.experiment.resolve_device()
+        device = first.device.torch_name
+        folders = folders or [RunFolder.create(first.runs, member.experiment.name) for member in members]
         for member, folder in zip(members, folders, strict=True):
             folder.write_config(member.experiment.config)
             folder.update_status(**begun(member.experiment), **member.status, **status)
@@ -85,17 +83,8 @@ def recorded(members: Sequence[Member], report: Report, work: Work, **status: An
             done(slice(0, len(members)))
     except BaseException as error:
         report.end()
-        left = [folder for folder in folders if folder.status().get("status") == "RUNNING"]
-        killed = {"status": "KILLED"}
-        failed = {"status": "FAILED", "error": f"{type(error).__name__}: {error}"}  # a status that could not be written
-        for folder in left:
-            folder.update_status(ended=time.time(), **(killed if interrupted(error) else failed))
-        if interrupted(error):
+        if left := end_early(folders, error, address):
             report.say(f"killed; what was done is recorded in {', '.join(str(folder.path) for folder in left[:3])}")
-            send()
-            if address:
-                paths = [str(folder.path.absolute()) for folder in left]
-                shared_uploader().wait(paths, address["uri"], at_most=KILLED_PATIENCE_SECONDS)
         raise
     finally:
         report.end()
@@ -103,6 +92,27 @@ def recorded(members: Sequence[Member], report: Report, work: Work, **status: An
             folder.release()
     send()
     return folders
+
+
+def end_early(folders: Sequence[RunFolder], error: BaseException, address: dict[str, str] | None) -> list[RunFolder]:
+    """Those of the runs that are not over are KILLED where the error is an interruption, else FAILED; all are released.
+
+    Where they are tracked at an `address`, it hears of that, and is waited for a while. Returns those that were killed.
+    """
+    left = [folder for folder in folders if folder.status().get("status") == "RUNNING"]
+    said = {"status": "KILLED"} if interrupted(error) else {"status": "FAILED", "error": f"{type(error).__name__}: {error}"}
+    for folder in left:
+        folder.update_status(ended=time.time(), **said)
+    for folder in folders:
+        folder.release()
+    if not left or not interrupted(error):
+        return []
+    if address:
+        for folder in left:
+            shared_uploader().send(folder.path)
+        paths = [str(folder.path.absolute()) for folder in left]
+        shared_uploader().wait(paths, address["uri"], at_most=KILLED_PATIENCE_SECONDS)
+    return left
 
 
 def _wants_memory(error: BaseException) -> bool:

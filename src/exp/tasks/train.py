@@ -36,6 +36,8 @@ FLUSH_SECONDS = 2.0
 class Train(RunTask):
     """Train once."""
 
+    kind = "train"
+
     def __call__(self, experiment: Experiment) -> int:
         return alone(self, experiment, Report())
 
@@ -50,7 +52,7 @@ class Train(RunTask):
         return groups(runs, fuse, elsewhere=elsewhere, workers=workers)
 
     def record_together(self, members: Sequence[Member], report: Report) -> list[RunFolder]:
-        return recorded(members, report, partial(_train, report), task="train")
+        return recorded(members, report, partial(_train, report), task=self.kind)
 
     def table(self, statuses: list[dict[str, Any]], first: Sequence[str]) -> Table:
         valid = valid_columns(statuses)

@@ -31,6 +31,8 @@ KITS = ("quick", "full")
 class Verify(RunTask):
     """Judge the method by the reference. `kit` "full" adds what else is asked of a method: see `verification.kit`."""
 
+    kind = "verify"
+
     kit: str = "quick"
 
     def __post_init__(self) -> None:
@@ -49,7 +51,7 @@ class Verify(RunTask):
     ) -> RunFolder:
         report.end()  # nothing of a verification is worth a bar
         member = Member(experiment, data, claim, status)
-        return recorded([member], report, partial(self._verify, report), task="verify")[0]
+        return recorded([member], report, partial(self._verify, report), task=self.kind)[0]
 
     def _verify(
         self,
