@@ -47,6 +47,7 @@ def members(runs: Path, *methods: str, words: tuple[str, ...] = (), **claimed: A
     return found
 
 
+@pytest.mark.usefixtures("used_folder")
 def test_a_single_method_is_timed_judged_and_recorded(tmp_path: Path) -> None:
     done = command(*QUICK, "method=numpy", *SMALL, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")

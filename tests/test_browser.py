@@ -24,8 +24,10 @@ needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on t
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("sweep")
+def folder(tmp_path_factory: pytest.TempPathFactory, new_database: Path) -> Path:
+    folder = tmp_path_factory.mktemp("sweep")
+    shutil.copy(new_database, folder / "mlflow.db")
+    return folder
 
 
 @pytest.fixture(scope="module")

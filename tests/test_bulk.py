@@ -32,14 +32,6 @@ WRITERS = ("client", "bulk")
 
 
 @pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database as MLflow makes it."""
-    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    by_client(Store(f"sqlite:///{file}")).open()
-    return file
-
-
-@pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
     """Run folders of every kind, none of them uploaded yet."""
     here = tmp_path_factory.mktemp("recorded")
@@ -75,10 +67,10 @@ def by_client(store: Store) -> Store:
 class Place:
     """A database in a folder of its own, and copies of run folders to be told to it."""
 
-    def __init__(self, folder: Path, empty: Path):
+    def __init__(self, folder: Path, new_database: Path):
         folder.mkdir()
         self.folder, self.file = folder, folder / "mlflow.db"
-        shutil.copyfile(empty, self.file)
+        shutil.copyfile(new_database, self.file)
         self.uri = f"sqlite:///{self.file}"
 
     def copy(self, path: Path, name: str | None = None) -> RunFolder:
@@ -130,11 +122,13 @@ class Place:
             return found
 
 
-def same(tmp_path: Path, empty: Path, tell: Callable[[Place, Sequence[str]], None], *orders: Sequence[str]) -> dict[str, Any]:
+def same(
+    tmp_path: Path, new_database: Path, tell: Callable[[Place, Sequence[str]], None], *orders: Sequence[str]
+) -> dict[str, Any]:
     """Tell the same by the client alone, and by writers in these orders; returns what is then in the store."""
     contents = []
     for number, order in enumerate([["client"] * 3, *orders]):
-        place = Place(tmp_path / str(number), empty)
+        place = Place(tmp_path / str(number), new_database)
         tell(place, order)
         contents.append(place.content())
     for content in contents[1:]:
@@ -149,12 +143,12 @@ BULK = ["bulk"] * 3
 
 @pytest.mark.parametrize("kind", ["plain", "validated", "blown up", "verified", "failed", "sweep"])
 def test_a_run_is_in_every_table_as_the_client_leaves_it(
-    tmp_path: Path, empty: Path, recorded: dict[str, list[Path]], kind: str
+    tmp_path: Path, new_database: Path, recorded: dict[str, list[Path]], kind: str
 ) -> None:
     def tell(place: Place, order: Sequence[str]) -> None:
         place.record(order[0], *[place.copy(path) for path in recorded[kind]])
 
-    content = same(tmp_path, empty, tell, BULK)
+    content = same(tmp_path, new_database, tell, BULK)
     assert len(content["runs"]) == len(recorded[kind])
     if kind == "validated":
         assert {"valid/loss", "valid/accuracy"} <= {row[0] for row in content["metrics"]}
@@ -171,7 +165,7 @@ def grow(folder: RunFolder, steps: int, status: str, values: np.ndarray) -> RunF
 
 
 @pytest.mark.parametrize("order", [BULK, ["client", "bulk", "client"], ["bulk", "client", "bulk"]], ids="-".join)
-def test_a_run_that_grows(tmp_path: Path, empty: Path, recorded: dict[str, list[Path]], order: list[str]) -> None:
+def test_a_run_that_grows(tmp_path: Path, new_database: Path, recorded: dict[str, list[Path]], order: list[str]) -> None:
     """More than a thousand points, some not finite, told in three parts, by one writer or in turn."""
     values = np.arange(2500.0)
     values[[3, 1100, 2400]] = np.nan, np.inf, -np.inf
@@ -181,12 +175,14 @@ def test_a_run_that_grows(tmp_path: Path, empty: Path, recorded: dict[str, list[
         for writer, steps, status in zip(order, (40, 1200, 2500), ("RUNNING", "RUNNING", "FINISHED"), strict=True):
             place.record(writer, grow(folder, steps, status, values))
 
-    content = same(tmp_path, empty, tell, order)
+    content = same(tmp_path, new_database, tell, order)
     assert len([row for row in content["metrics"] if row[0] == "train/loss"]) == 2497
 
 
 @pytest.mark.parametrize("order", [BULK, ["client", "bulk", "client"], ["bulk", "client", "bulk"]], ids="-".join)
-def test_told_again_and_told_of_changes(tmp_path: Path, empty: Path, recorded: dict[str, list[Path]], order: list[str]) -> None:
+def test_told_again_and_told_of_changes(
+    tmp_path: Path, new_database: Path, recorded: dict[str, list[Path]], order: list[str]
+) -> None:
     """As if nothing were known of the first time; then it has another name and other metrics, and has left its sweep."""
 
     def tell(place: Place, order: Sequence[str]) -> None:
@@ -200,7 +196,7 @@ def test_told_again_and_told_of_changes(tmp_path: Path, empty: Path, recorded: d
         folder.revise(status="RUNNING")
         place.record(order[2], folder)
 
-    content = same(tmp_path, empty, tell, order)
+    content = same(tmp_path, new_database, tell, order)
     tags = {row[0]: row[1] for row in content["tags"]}
     assert tags["mlflow.runName"] == "another's" and tags["sweep.superseded"] == "s-1" and not {"sweep", "error"} & {*tags}
 
@@ -208,7 +204,7 @@ def test_told_again_and_told_of_changes(tmp_path: Path, empty: Path, recorded: d
 ODD = '\'; DROP TABLE runs; -- "q" `b` % ? é 漢字 \U0001f600\nnew line\ttab \\ '
 
 
-def test_what_is_unusual(tmp_path: Path, empty: Path, recorded: dict[str, list[Path]]) -> None:
+def test_what_is_unusual(tmp_path: Path, new_database: Path, recorded: dict[str, list[Path]]) -> None:
     """Names and values with quotes, line breaks and other alphabets, too long, empty; metrics at the ends of the doubles."""
 
     def tell(place: Place, order: Sequence[str]) -> None:
@@ -220,24 +216,26 @@ def test_what_is_unusual(tmp_path: Path, empty: Path, recorded: dict[str, list[P
         os.utime(folder.path / "config.yaml", (1e9, 1e9))  # it was written just now
         place.record(order[0], folder)
 
-    content = same(tmp_path, empty, tell, BULK)
+    content = same(tmp_path, new_database, tell, BULK)
     params = {row[0]: row[1] for row in content["params"]}
     assert params["odd"] == ODD and len(params["long"]) == 6000 and params["many.key249"] == "249"
 
 
-def test_many_at_once(tmp_path: Path, empty: Path, recorded: dict[str, list[Path]]) -> None:
+def test_many_at_once(tmp_path: Path, new_database: Path, recorded: dict[str, list[Path]]) -> None:
     def tell(place: Place, order: Sequence[str]) -> None:
         folders = [place.copy(recorded["plain"][0], f"run {index}") for index in range(9)]
         place.record(order[0], *folders, folders[0])
 
-    assert len(same(tmp_path, empty, tell, BULK)["runs"]) == 9
+    assert len(same(tmp_path, new_database, tell, BULK)["runs"]) == 9
 
 
 @pytest.mark.parametrize("kind", ["a name that MLflow refuses", "a parameter that changed", "a run that was deleted"])
-def test_what_the_client_refuses_is_left_to_it(tmp_path: Path, empty: Path, recorded: dict[str, list[Path]], kind: str) -> None:
+def test_what_the_client_refuses_is_left_to_it(
+    tmp_path: Path, new_database: Path, recorded: dict[str, list[Path]], kind: str
+) -> None:
     said = []
     for writer in WRITERS:
-        place = Place(tmp_path / writer, empty)
+        place = Place(tmp_path / writer, new_database)
         folder = place.copy(recorded["plain"][0])
         if kind == "a name that MLflow refuses":
             folder.write_config(folder.config() | {"a[0]": 1})
@@ -256,9 +254,9 @@ def test_what_the_client_refuses_is_left_to_it(tmp_path: Path, empty: Path, reco
 
 
 def test_another_schema_is_left_to_the_client(
-    tmp_path: Path, empty: Path, recorded: dict[str, list[Path]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, new_database: Path, recorded: dict[str, list[Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = Place(tmp_path / "other", empty)
+    place = Place(tmp_path / "other", new_database)
     folder = place.copy(recorded["plain"][0])
     assert Bulk(place.file).familiar
     monkeypatch.setattr(bulk, "REVISION", "of another time")
@@ -287,7 +285,7 @@ Store(folder.status()["tracking"]["uri"]).record(folder)
 
 
 def test_a_kill_in_the_middle_leaves_nothing_and_the_next_does_it(
-    tmp_path: Path, empty: Path, recorded: dict[str, list[Path]]
+    tmp_path: Path, new_database: Path, recorded: dict[str, list[Path]]
 ) -> None:
     def tell(place: Place, order: Sequence[str]) -> None:
         folder = place.copy(recorded["plain"][0])
@@ -298,11 +296,11 @@ def test_a_kill_in_the_middle_leaves_nothing_and_the_next_does_it(
             assert place.content() == before and folder.read_json("tracking.json") == {}
         place.record(order[0], folder)
 
-    same(tmp_path, empty, tell, BULK)
+    same(tmp_path, new_database, tell, BULK)
 
 
-def test_another_writer_is_waited_for(tmp_path: Path, empty: Path, recorded: dict[str, list[Path]]) -> None:
-    place = Place(tmp_path / "locked", empty)
+def test_another_writer_is_waited_for(tmp_path: Path, new_database: Path, recorded: dict[str, list[Path]]) -> None:
+    place = Place(tmp_path / "locked", new_database)
     folder = place.copy(recorded["plain"][0])
     seen = SimpleNamespace(runs=None)
     locked = threading.Event()
@@ -323,12 +321,12 @@ def test_another_writer_is_waited_for(tmp_path: Path, empty: Path, recorded: dic
     assert seen.runs == (0,) and len(place.content()["runs"]) == 1
 
 
-def test_a_run_imports_no_mlflow(tmp_path: Path, empty: Path) -> None:
+def test_a_run_imports_no_mlflow(tmp_path: Path, new_database: Path) -> None:
     """But for the first in a folder, whose database it makes. Shown by an MLflow that cannot be imported.
 
     Nor does it import anything else that is slow and that it does not need: that costs a start most.
     """
-    shutil.copyfile(empty, tmp_path / "mlflow.db")
+    shutil.copyfile(new_database, tmp_path / "mlflow.db")
     broken = tmp_path / "broken" / "mlflow"
     broken.mkdir(parents=True)
     (broken / "__init__.py").write_text("raise ImportError('not needed')\n")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -50,9 +51,10 @@ def in_mlflow(folder: RunFolder) -> bool:
 
 
 @pytest.fixture(scope="module")
-def aftermath(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+def aftermath(tmp_path_factory: pytest.TempPathFactory, new_database: Path) -> Iterator[SimpleNamespace]:
     """Four long runs in one runs folder, each ended in its own way; then one short run with the same runs folder."""
     cwd = tmp_path_factory.mktemp("aftermath")
+    shutil.copy(new_database, cwd / "mlflow.db")
     folders, codes, output = {}, {}, {}
     for name in ("sigint", "sigterm", "sigkill", "both killed"):
         trainer = start(*LONG, f"name={name}", cwd=cwd)
@@ -115,6 +117,7 @@ def test_a_killed_run_can_be_loaded(aftermath: SimpleNamespace, name: str) -> No
         assert run.initial_weights["layer1.weight"].shape == (1000, 100)
 
 
+@pytest.mark.usefixtures("used_folder")
 def test_sigterm_ends_a_sweep(tmp_path: Path) -> None:
     trainer = start("-m", *LONG, "seed=1,2", cwd=tmp_path)
     try:

@@ -179,6 +179,7 @@ def test_alike_widths_are_neighbours() -> None:
 # As commands
 
 
+@pytest.mark.usefixtures("used_folder")
 def test_nothing_else_changes(here: Here, tmp_path: Path) -> None:
     words = (*WORDS, "network.hidden=[4],[7]", "optimizer.lr=1e-3,1e-2,1e40", "seed=0,1")
     done = here(*words).ok()

@@ -72,6 +72,7 @@ def test_a_folder_of_ones_own_may_have_any_name(tmp_path: Path) -> None:
     assert trained.name.startswith("other")
 
 
+@pytest.mark.usefixtures("used_folder")
 def test_an_upload_process_that_died_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -61,9 +62,10 @@ def finite_points(run: SimpleNamespace) -> dict[str, list[tuple[int, float]]]:
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def small(tmp_path_factory: pytest.TempPathFactory, new_database: Path) -> SimpleNamespace:
     """A run of six steps in a repository with one commit and one change since."""
     tmp_path = tmp_path_factory.mktemp("small")
+    shutil.copy(new_database, tmp_path / "mlflow.db")
     (tmp_path / "notes.txt").write_text("one")
     commit = ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "one"]
     for words in (["init", "-q"], ["add", "notes.txt"], commit):
@@ -73,13 +75,16 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 
 @pytest.fixture(scope="module")
-def blown(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    return ran(tmp_path_factory.mktemp("blown"), "method=numpy", "optimizer.lr=1e-5")
+def blown(tmp_path_factory: pytest.TempPathFactory, new_database: Path) -> SimpleNamespace:
+    tmp_path = tmp_path_factory.mktemp("blown")
+    shutil.copy(new_database, tmp_path / "mlflow.db")
+    return ran(tmp_path, "method=numpy", "optimizer.lr=1e-5")
 
 
 @pytest.fixture(scope="module")
-def failed(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def failed(tmp_path_factory: pytest.TempPathFactory, new_database: Path) -> SimpleNamespace:
     tmp_path = with_mine(tmp_path_factory.mktemp("failed"))
+    shutil.copy(new_database, tmp_path / "mlflow.db")
     return ran(tmp_path, "--config-dir", "my", "method=mine", "training.steps=300")
 
 
@@ -171,6 +176,7 @@ def test_mlflow_has_final_values_times_digests_data_set_and_configuration(small:
     assert not any("parent" in tag for tag in run.data.tags)  # flat: MLflow's UI folds children away
 
 
+@pytest.mark.usefixtures("used_folder")
 def test_validation_is_kept_with_its_steps(tmp_path: Path) -> None:
     done = exp("-m", "experiment=digits,diabetes", "method=numpy", "training.epochs=2", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -217,6 +223,7 @@ def test_a_run_that_failed_keeps_the_steps_before(failed: SimpleNamespace) -> No
     assert points(failed.uri, failed.tracked, "train/loss") == list(enumerate(failed.run.losses))
 
 
+@pytest.mark.usefixtures("used_folder")
 def test_in_a_sweep_the_others_still_run(tmp_path: Path) -> None:
     words = ["--config-dir", "my", "-m", "method=mine,numpy", "training.steps=200", "optimizer.lr=1e-6,1e-5"]
     done = exp(*words, cwd=with_mine(tmp_path))

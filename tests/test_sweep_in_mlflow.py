@@ -2,6 +2,7 @@
 
 import colorsys
 import json
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -47,9 +48,10 @@ def artifact(uri: str, run: Any, name: str, folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+def story(tmp_path_factory: pytest.TempPathFactory, new_database: Path) -> Iterator[SimpleNamespace]:
     """A sweep with failures; mended and widened; and once more, tracked in another store."""
     cwd = tmp_path_factory.mktemp("story")
+    shutil.copy(new_database, cwd / "mlflow.db")
     uri, other = f"sqlite:///{cwd}/mlflow.db", f"sqlite:///{cwd}/other.db"
     words = (*with_faulty(cwd), "method.fault=none,raises", "sweep.repeats=2")
     first = commanded(command(*words, cwd=cwd)).ok(3)
@@ -155,10 +157,10 @@ def test_a_database_that_was_shot_in_the_making_is_made(statement: int, tmp_path
     assert {path.name for path in work.iterdir()} == {"runs", "mlflow.db", ".mlflow.db.lock", "mlartifacts"}
 
 
-def test_a_server_that_dies_in_the_middle_gets_everything(tmp_path: Path) -> None:
+def test_a_server_that_dies_in_the_middle_gets_everything(tmp_path: Path, new_database: Path) -> None:
     folder = tmp_path / "server"
     folder.mkdir()
-    server = Server(folder)
+    server = Server(folder, new_database)
     server.start()
     words = (*with_faulty(tmp_path), "method.fault=none,waits", "method.place=0,1", f"tracker.uri={server.uri}")
     sweeper = start(*words, cwd=tmp_path)
@@ -179,6 +181,7 @@ def test_a_server_that_dies_in_the_middle_gets_everything(tmp_path: Path) -> Non
         ended(sweeper)
 
 
+@pytest.mark.usefixtures("used_folder")
 def test_a_sweep_that_reuses_runs_of_another_shows_them_all(here: Here, tmp_path: Path) -> None:
     here("-m", *TINY, "seed=0,1").ok()
     first = the_sweep(tmp_path).path.name

@@ -65,6 +65,7 @@ PLACES = [(RunFolder, "update_status"), (Claims, "take"), (Experiment, "resolve_
 PLACES += [(Program, "start"), (Program, "compared_alone"), (RunFolder, "release")]
 
 
+@pytest.mark.usefixtures("used_folder")
 @pytest.mark.parametrize(("owner", "name"), PLACES, ids=[name for _, name in PLACES])
 def test_wherever_it_is_told_to_stop_no_run_says_that_it_runs(
     owner: type, name: str, here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

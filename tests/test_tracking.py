@@ -50,12 +50,14 @@ class Gated(NumPy):
 class Server:
     """A real `mlflow server` on 127.0.0.1, in a session of its own."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, new_database: Path):
         self.folder, self.port = folder, free_port()
+        shutil.copy(new_database, folder / "server.db")
         self.uri = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        """Start it, or start it again."""
         where = ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
         store = ["--backend-store-uri", f"sqlite:///{self.folder}/server.db"]
         artifacts = ["--artifacts-destination", str(self.folder / "artifacts")]
@@ -121,10 +123,10 @@ def assert_in_mlflow(uri: str, folder: RunFolder) -> None:
 
 
 @pytest.fixture(scope="module")
-def outage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+def outage(tmp_path_factory: pytest.TempPathFactory, new_database: Path) -> Iterator[SimpleNamespace]:
     """A run whose server was never started; then the server is up, and another run with the same runs folder."""
     cwd = tmp_path_factory.mktemp("outage")
-    server = Server(tmp_path_factory.mktemp("server"))
+    server = Server(tmp_path_factory.mktemp("server"), new_database)
     down = exp("method=numpy", "training.steps=21", cwd=cwd, env={"MLFLOW_TRACKING_URI": server.uri}, timeout=60)
     try:
         (missed,) = run_folders(cwd / "runs")

@@ -56,6 +56,7 @@ def verdicts(folder: Path) -> list[dict[str, Any]]:
     return [found.read_json("verdict.json") for found in run_folders(folder / "runs")]
 
 
+@pytest.mark.usefixtures("used_folder")
 def test_an_equivalent_method_is_told_printed_and_recorded(here: Here, tmp_path: Path) -> None:
     done = here("task=verify", "method=numpy", "optimizer=momentum", "verify.kit=full", *SMALL)
     assert (done.code, done.err) == (0, "")

@@ -13,7 +13,7 @@ import sqlite3
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,7 @@ class Part:
     varied: str
     seeds: tuple[int, int]
     inputs: int
-    widths: Sequence[int]
+    widths: tuple[int, ...]
     batch: int | None
 
     @property
@@ -50,17 +50,17 @@ class Part:
 
 
 SMALL = ("method=numpy", "problem=digits", "network=mlp", "loss=cross_entropy", "training.batch_size=64")
-WIDTHS = [*range(2, 32, 2), 33, 36, 40, 44, 48]
+WIDTHS = (*range(2, 32, 2), 33, 36, 40, 44, 48)
 PARTS = {
     "tutorial": Part(
-        ("method=numpy",), "optimizer.lr=" + ",".join(f"{rate}e-8" for rate in range(20, 84, 4)), (2, 16), 1000, [100], None
+        ("method=numpy",), "optimizer.lr=" + ",".join(f"{rate}e-8" for rate in range(20, 84, 4)), (2, 16), 1000, (100,), None
     ),
     "small": Part(
         (*SMALL, "network.hidden=[32]"),
         "optimizer.lr=" + ",".join(f"{rate / 100}" for rate in range(1, 17)),
         (2, 16),
         64,
-        [32],
+        (32,),
         64,
     ),
     "widths": Part(SMALL, "network.hidden=" + ",".join(f"[{width}]" for width in WIDTHS), (5, 50), 64, WIDTHS, 64),
