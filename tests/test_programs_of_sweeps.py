@@ -13,6 +13,8 @@ from sweeping import SIZE, Here, all_gone, attempts, curves, ended, finished, he
 from exp.composition import compose
 from exp.configuration import instantiate
 from exp.fusion import CACHE_BYTES, groups, member_bytes
+from exp.interruption import Terminated
+from exp.tasks import train
 
 __all__ = ["here"]
 WORDS = ("-m", "method=numpy", "precision=fp64", *SIZE[:-2], "training.steps=20")
@@ -235,6 +237,27 @@ def test_a_program_that_fails_is_done_in_halves(fault: str, here: Here, tmp_path
     here(*WORDS, "seed=range(0,5)", "tracker=none", "sweep.fuse=off").ok()
     for name, curve in curves(tmp_path).items():
         np.testing.assert_allclose(np.frombuffer(wrong[name]), np.frombuffer(curve), rtol=20 * 1e-12)
+
+
+@pytest.mark.parametrize(("error", "code", "others"), [(Terminated(), 143, "KILLED"), (ValueError("planted"), 0, "FINISHED")])
+def test_what_is_over_when_the_next_run_of_a_program_fails_stays(
+    error: BaseException, code: int, others: str, here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, calls = train._ended, iter(range(1, 100))
+
+    def fails_once(*arguments: Any, **more: Any) -> dict[str, Any]:
+        if next(calls) == 3:
+            raise error
+        return own(*arguments, **more)
+
+    monkeypatch.setattr(train, "_ended", fails_once)
+    done = here(*WORDS, "seed=range(0,4)", "tracker=none")
+    assert done.code == code
+    statuses = sorted(attempts(tmp_path), key=lambda status: status["name"])
+    assert [status["status"] for status in statuses] == ["FINISHED"] * 2 + [others] * 2
+    assert [bool(status.get("program")) for status in statuses] == [True, True, False, False]
+    refused = [status.get("program_refused") for status in statuses]
+    assert refused == [None, None, *([None] * 2 if others == "KILLED" else ["ValueError: planted"] * 2)]
 
 
 def test_a_program_that_was_shot_is_resumed(tmp_path: Path) -> None:

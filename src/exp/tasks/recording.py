@@ -3,7 +3,7 @@
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from pathlib import Path
@@ -24,9 +24,9 @@ KILLED_PATIENCE_SECONDS = 5.0
 HEARTBEAT_SECONDS = 0.5
 """How often a run says that it is alive, and asks whether it is to stop."""
 
-Work = Callable[[Sequence[Member], Sequence[RunFolder], str, Callable[[], None]], Sequence[dict[str, Any]]]
-"""Given runs, their folders, the device as torch names it, and a function that sends what is new: what each status says at
-the end. Raises for all of them."""
+Work = Callable[[Sequence[Member], Sequence[RunFolder], str, Callable[[], None]], Iterable[dict[str, Any]]]
+"""Given runs, their folders, the device as torch names it, and a function that sends what is new: one after the other what
+each status says at the end. Raises for all that are left."""
 
 
 def recorded(members: Sequence[Member], report: Report, work: Work, **status: Any) -> list[RunFolder]:
@@ -46,25 +46,25 @@ def recorded(members: Sequence[Member], report: Report, work: Work, **status: An
             shared_uploader().send(folder.path)
 
     def done(part: slice) -> None:
+        left = [*range(part.start, part.stop)]
         try:
-            ended = work(members[part], folders[part], device, send)
+            for said in work(members[part], folders[part], device, send):
+                why = {"program_refused": refused[left[0]]} if left[0] in refused else {}
+                folders[left.pop(0)].update_status(ended=time.time(), **said, **why)
+            return
         except (Exception, SystemExit) as error:  # a method that leaves Python has failed, whatever code it leaves with
             report.end()
-            if part.stop - part.start == 1:
-                report.say(f"failed: {record_failure(folders[part.start], error)}")
+            if len(left) == 1:
+                report.say(f"failed: {record_failure(folders[left[0]], error)}")
                 return
+            in_halves = _wants_memory(error)
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            parts = 2 if _wants_memory(error) else part.stop - part.start
-            refused.update(dict.fromkeys(range(part.start, part.stop), reason))
-            how = "in two halves" if parts == 2 else "one by one"
+            refused.update(dict.fromkeys(left, reason))
+            how = "in two halves" if in_halves else "one by one"
             report.say(f"the program of {part.stop - part.start} runs: {reason}; they are done {how}")
-        else:
-            for number, said in zip(range(part.start, part.stop), ended, strict=True):
-                why = {"program_refused": refused[number]} if number in refused else {}
-                folders[number].update_status(ended=time.time(), **said, **why)
-            return
         release(device)
-        ends = [part.start + (part.stop - part.start) * number // parts for number in range(parts + 1)]
+        parts = 2 if in_halves else len(left)
+        ends = [left[0] + len(left) * number // parts for number in range(parts + 1)]
         for start, stop in pairwise(ends):
             done(slice(start, stop))
 

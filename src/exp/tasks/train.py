@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -85,8 +85,8 @@ def _train(
     folders: Sequence[RunFolder],
     torch_device: str,
     send: Callable[[], None],
-) -> list[dict[str, Any]]:
-    """The runs proper, as one program; returns what the status of each says of it at the end.
+) -> Iterator[dict[str, Any]]:
+    """The runs proper, as one program; one after the other what the status of each says of it at the end.
 
     Raises `Disagreement` for a program in which a run was not what it is alone.
     """
@@ -125,10 +125,9 @@ def _train(
         said = [taken | metrics(curve) for curve in curves]
         together = _checked(program, folders, curves, first.device) if len(members) > 1 else {}
         _write_curves(folders, curves)
-    return [
-        _ended(report, member, folder, curve, final, own, numbers, torch_device, several=len(members) > 1) | together
-        for member, folder, curve, final, own, numbers in zip(members, folders, curves, finals, digests, said, strict=True)
-    ]
+    for member, folder, curve, final, own, numbers in zip(members, folders, curves, finals, digests, said, strict=True):
+        ended = _ended(report, member, folder, curve, final, own, numbers, torch_device, several=len(members) > 1)
+        yield ended | together
 
 
 class Disagreement(Exception):
