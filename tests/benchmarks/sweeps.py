@@ -35,10 +35,10 @@ main()
 TUTORIAL = filled(USUAL, 1000, [100], None, together=1)
 
 
-def seconds(command: list[str], folder: Path) -> float:
+def seconds(command: list[str], folder: Path, env: dict[str, str] | None = None) -> float:
     """How long a command takes as a whole process."""
     started = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, env=clean(), capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, env=clean(env), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return time.perf_counter() - started
 
