@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from exp.benchmark.crossing import answer, page
-from exp.benchmark.outcome import bound, compared, floor, losses, metrics, raw, refused_of
+from exp.benchmark.outcome import losses, raw
 from exp.benchmark.peers import require_peers, tutorial_absent
 from exp.benchmark.plan import Size, expected_seconds, not_timed, sessions, sizes, too_large, too_slow
 from exp.benchmark.replay import judged_with_blocks
+from exp.benchmark.rows import peer_row, row
 from exp.benchmark.session import MOST_SEED, Participant, Session, measure
 from exp.benchmark.table import COLUMNS, notes, rows_of, text
 from exp.claims import Claim
@@ -27,7 +28,7 @@ from exp.run_folder import SWEEPS, RunFolder
 from exp.tasks.base import Group, Member, RunTask, Table
 from exp.tasks.recording import alone, beating, begun, end_early, recorded
 from exp.tasks.verify import verdict_status
-from exp.verification.verdict import EXIT_CODES, UNSUPPORTED, Verdict
+from exp.verification.verdict import EXIT_CODES, UNSUPPORTED
 
 
 class NotMeasured(RuntimeError):
@@ -153,45 +154,16 @@ class Benchmark(RunTask):
         folder.write_curve({"train/loss": curve, "train/time": np.full(len(curve), time.time())})
         every = [size for size, session_, _ in found.values() if session_ is session]
         said = verdict_status(verdict, each.experiment)
-        own = self._row(each, size, session, verdict)
+        own = row(each, size, session, verdict)
         shape = (sum(each.experiment.network.hidden), each.experiment.training.batch_size or len(each.data.train.inputs))
         place = next(number for number, other in enumerate(every) if other is size)
         own["benchmark"] |= {"session": name, "size": place, "warnings": session.warnings, "shape": shape}
         if own["benchmark"].get("is_baseline"):
-            own["benchmark"]["peers"] = [
-                self._peer(peer, size, session, own["benchmark"]) for peer in size.peers if peer.failed is None
-            ]
-        return [{"status": "FINISHED", **said, **own, "metrics": said["metrics"] | own["metrics"]}]
-
-    def _row(self, each: Participant, size: Size, session: Session, verdict: Verdict) -> dict[str, Any]:
-        """The numbers of a participant, and what the table says of it."""
-        numbers = metrics(each, session)
-        told = compared(each, size, verdict.verdict)
-        numbers |= told.pop("metrics", {})
-        told |= {"bound": bound(each, session, numbers["speed/step_seconds"]), "notes": []}
-        if told.get("is_baseline"):
-            told["notes"] += _about_floor(each, size)
-            if (hidden := floor(size)) is not None and hidden.known:
-                numbers["speed/noise_floor"] = hidden.share
             if "tutorial" in self.peers and (absent := tutorial_absent(each.experiment)):
-                told["notes"].append(f"no tutorial beside {each.label}: {absent}")
-            told["notes"] += [f"{peer.label} failed: {peer.failed}" for peer in size.peers if peer.failed]
-        if (refused := refused_of(each)) is not None:
-            told["refused"] = refused.sentence
-            told["notes"].append(f"{each.label} is refused: {refused.sentence}")
-        if verdict.first or verdict.reason:
-            told["notes"].append(f"{each.label} is {verdict.line}")
-        if not all(warm.stable for warm in each.warm):
-            told["notes"].append(f"{each.label} was still changing its speed when it was timed: it had not warmed up")
-        return {"metrics": numbers, "benchmark": told}
-
-    def _peer(self, peer: Participant, size: Size, session: Session, of: dict[str, Any]) -> dict[str, Any]:
-        """A peer's row, shaped as the status of a run."""
-        verdict = judged_with_blocks(peer, alone=True)
-        row = self._row(peer, size, session, verdict)
-        row["benchmark"] |= {"session": of["session"], "size": of["size"]}
-        row["benchmark"]["notes"].append("peers are judged by their timed blocks alone, not at probes")
-        return {"name": peer.label, "choices": peer.experiment.choices, "verdict": verdict.verdict, **row}
+                own["benchmark"]["notes"].append(f"no tutorial beside {each.label}: {absent}")
+            timed = [peer for peer in size.peers if peer.failed is None]
+            own["benchmark"]["peers"] = [peer_row(peer, size, session, own["benchmark"]) for peer in timed]
+        return [{"status": "FINISHED", **said, **own, "metrics": said["metrics"] | own["metrics"]}]
 
     def _page(self, members: Sequence[Member], folders: Sequence[RunFolder], report: Report) -> None:
         """One page beside the sweep, or in the folder of the single run, where there are several to show."""
@@ -233,16 +205,6 @@ def _held(members: Sequence[Member], task: str) -> Iterator[list[Claim]]:
             address = members[0].experiment.tracker.address() if claims and claims[0].uploads else None
             end_early([claim.folder for claim in claims], error, address)
             raise
-
-
-def _about_floor(first: Participant, size: Size) -> list[str]:
-    """What was found between the twins, in a sentence."""
-    if (hidden := floor(size)) is None:
-        why = size.twin.failed if size.twin else "there is none"
-        return [f"no noise floor: the twin of {first.label} was not timed ({why})"]
-    if not hidden.known:
-        return [f"no noise floor: {first.label} and its twin had too few blocks; use a larger benchmark.seconds"]
-    return [f"noise floor {hidden.share:.1%} (two workers of {first.label}): a smaller difference is none"]
 
 
 def _about(seconds: float) -> str:
