@@ -14,6 +14,7 @@ from exp.composition import compose
 from exp.configuration import instantiate
 from exp.fusion import CACHE_BYTES, groups, member_bytes
 from exp.interruption import Terminated
+from exp.sweep.grouping import Together, shared_out
 from exp.tasks import train
 
 __all__ = ["here"]
@@ -283,3 +284,21 @@ def test_a_launcher_is_given_programs(launcher: str, tmp_path: Path) -> None:
     assert sorted(program["runs"] for program in found) == [6] * 12 and len({program["first"] for program in found}) == 2
     assert len(finished(tmp_path)) == 12
     all_gone(tmp_path)
+
+
+def test_groups_are_shared_out_among_few_jobs_and_what_died_is_alone() -> None:
+    groups = [Together([name]) for name in "abcdefg"] + [Together(["x"], alone=True)]
+
+    def shared(jobs: int | None) -> list[str]:
+        return ["".join(entry for group in job for entry in group.entries) for job in shared_out(groups, jobs)]
+
+    assert shared(None) == [*"abcdefg", "x"]
+    assert shared(4) == ["ab", "cd", "ef", "g", "x"]
+    assert shared(100) == [*"abcdefg", "x"]
+    assert shared_out([], 4) == []
+
+
+def test_many_runs_in_few_jobs_of_joblib_are_each_done_once(tmp_path: Path) -> None:
+    words = (*with_faulty(tmp_path), "method.fault=none,raises", "seed=range(0,10)", "tracker=none", "sweep.fuse=off")
+    ended(start(*words, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", cwd=tmp_path)).ok(3)
+    assert sorted(status["status"] for status in attempts(tmp_path)) == ["FAILED"] * 10 + ["FINISHED"] * 10

@@ -335,16 +335,19 @@ HERE = {*registry.choices("method")} - ({"graphed"} if not torch.cuda.is_availab
 """The methods that run on this machine."""
 
 
-@pytest.mark.parametrize(("choice", "runs"), [("methods", len(HERE)), ("learning_rate", 5), ("seeds", 5)])
+@pytest.mark.parametrize(("choice", "runs"), [("learning_rate", 5), ("seeds", 5)])
 def test_the_shipped_sweeps(choice: str, runs: int, here: Here, tmp_path: Path) -> None:
-    words = [word for word in QUIET if not word.startswith(("method=", "optimizer.lr"))]
-    words = ["-m", *words, f"sweep={choice}"]
-    # what jax and Inductor leave in a process, and warn of, is not for the other tests
-    done = (commanded(command(*words, cwd=tmp_path)) if choice == "methods" else here(*words)).ok()
+    words = [word for word in QUIET if not word.startswith("optimizer.lr")]
+    done = here("-m", *words, f"sweep={choice}").ok()
     assert done.plan.startswith(f"{runs} new") and counted(tmp_path) == {"FINISHED": runs}
-    names = {*finished(tmp_path)}
-    expected = {"methods": HERE, "seeds": {f"seed={seed}" for seed in range(5)}}
-    assert names == expected.get(choice, {f"lr={rate}" for rate in ("1e-7", "3e-7", "1e-6", "3e-6", "1e-5")})
+    expected = {"seeds": {f"seed={seed}" for seed in range(5)}}
+    assert {*finished(tmp_path)} == expected.get(choice, {f"lr={rate}" for rate in ("1e-7", "3e-7", "1e-6", "3e-6", "1e-5")})
+
+
+def test_all_methods_of_this_machine_are_the_sweep_methods(here: Here) -> None:
+    """README's test does them, in a process of its own."""
+    done = here("-m", *SIZE, "tracker=none", "sweep=methods", "sweep.plan=true").ok()
+    assert {name for name, (state, *_) in states(done.lines).items() if state == "new"} == HERE
 
 
 def test_ones_own_method_is_among_the_methods(here: Here, tmp_path: Path) -> None:

@@ -72,15 +72,15 @@ def continued(runs: Path | str, keys: list[str]) -> RunFolder | None:
     return None
 
 
-def write_orders(sweep: RunFolder, invocation: str, groups: list[list[dict[str, Any]]]) -> None:
-    """What one invocation plans, in groups that are done together: another may write the sweep's plan anew meanwhile."""
-    sweep.write_json(_orders(invocation), {"groups": groups})
+def write_orders(sweep: RunFolder, invocation: str, jobs: list[list[list[dict[str, Any]]]]) -> None:
+    """What one invocation plans, in jobs of groups that are done together: another may write the sweep's plan meanwhile."""
+    sweep.write_json(_orders(invocation), {"jobs": jobs})
 
 
-def ordered(sweep: Path | str, invocation: str, overrides: list[str]) -> list[dict[str, Any]]:
-    """The group whose first run has these overrides, as an invocation planned it."""
-    groups = RunFolder(sweep).read_json(_orders(invocation))["groups"]
-    return next(group for group in groups if group[0]["overrides"] == overrides)
+def ordered(sweep: Path | str, invocation: str, overrides: list[str]) -> list[list[dict[str, Any]]]:
+    """The groups of the job whose first run has these overrides, as an invocation planned it."""
+    jobs = RunFolder(sweep).read_json(_orders(invocation))["jobs"]
+    return next(job for job in jobs if job[0][0]["overrides"] == overrides)
 
 
 def _orders(invocation: str) -> str:

@@ -8,10 +8,11 @@ from exp.sweep.planning import Entry
 
 @dataclass(frozen=True)
 class Together:
-    """Runs that are done together, and the rule by which they are."""
+    """Runs that are done together, and the rule by which they are; `alone`: with nothing else in their process."""
 
     entries: list[Entry]
     rule: str = ""
+    alone: bool = False
 
 
 def grouped(
@@ -23,8 +24,15 @@ def grouped(
     task = free[0].ready[1] if free and free[0].ready else None
     groups = task.groups(runs, fuse, elsewhere=elsewhere, workers=workers) if task else []
     kept = {entry.key for entry in free}
-    by_themselves = [Together([entry]) for entry in entries if entry.key not in kept]
+    by_themselves = [Together([entry], alone=True) for entry in entries if entry.key not in kept]
     return [Together([free[number] for number in group.runs], group.rule) for group in groups] + by_themselves
+
+
+def shared_out(groups: Sequence[Together], jobs: int | None) -> list[list[Together]]:
+    """Groups for the jobs of a launcher: one each, or as many as it takes for about so many `jobs`, one after the other."""
+    free = [group for group in groups if not group.alone]
+    each = 1 if jobs is None else max(1, -(-len(free) // jobs))
+    return [free[first : first + each] for first in range(0, len(free), each)] + [[group] for group in groups if group.alone]
 
 
 def rules(groups: Sequence[Together]) -> list[str]:

@@ -11,7 +11,7 @@ from exp.interruption import Terminated, told_first
 from exp.report import Report
 from exp.run_folder import RunFolder
 from exp.sweep.execution import Order, Ready, execute, lost
-from exp.sweep.grouping import grouped
+from exp.sweep.grouping import Together, grouped, shared_out
 from exp.sweep.planning import Entry
 from exp.sweep.watching import Watch
 from exp.sweep_folder import KILLED, write_orders
@@ -19,11 +19,13 @@ from exp.sweep_folder import KILLED, write_orders
 
 @dataclass(frozen=True)
 class Launch:
-    """Other processes. `start` does groups of runs there, told by the overrides of the first of each; it returns when they are
-    over, or raises when some died. `workers`: how many groups are done at once, as far as that is known."""
+    """Other processes. `start` does jobs there, told by the overrides of the first run of each; it returns when they are over,
+    or raises when some died. `workers`: how many are done at once, as far as that is known; `jobs`: about so many jobs are
+    enough for any number of runs; None: a job for each group of runs, for whoever shares out machines."""
 
     start: Callable[[Order, list[list[str]]], None]
     workers: int = 1
+    jobs: int | None = None
 
 
 POLL_SECONDS = 0.5
@@ -52,7 +54,7 @@ def do_all(order: Order, entries: list[Entry], planned: dict[str, dict[str, Any]
                 _here(order, group.entries, planned, entries)
         else:
             groups = grouped(chosen, order.fuse, deaths, elsewhere=order.elsewhere, workers=launch.workers)
-            _elsewhere(order, [group.entries for group in groups], planned, launch, entries)
+            _elsewhere(order, shared_out(groups, launch.jobs), planned, launch, entries)
             in_vain = in_vain + 1 if [_latest(order, entry) for entry in chosen] == before else 0
             if in_vain == LAUNCHES and not order.stop.told():
                 raise RuntimeError(f"the launcher does not start {chosen[0].name}; its own output says why")
@@ -84,7 +86,7 @@ def _here(order: Order, group: list[Entry], planned: dict[str, dict[str, Any]], 
 
 
 def _elsewhere(
-    order: Order, groups: list[list[Entry]], planned: dict[str, dict[str, Any]], launch: Launch, entries: list[Entry]
+    order: Order, jobs: list[list[Together]], planned: dict[str, dict[str, Any]], launch: Launch, entries: list[Entry]
 ) -> None:
     """Launch, and say meanwhile what becomes of the runs. Told to stop, it tells them, and returns when they have."""
 
@@ -92,10 +94,10 @@ def _elsewhere(
         order.stop.tell(KILLED)
         Report().say("ending the runs; Ctrl-C again does not wait")
 
-    write_orders(RunFolder(order.sweep), order.invocation, [_ordered(group, planned) for group in groups])
+    write_orders(RunFolder(order.sweep), order.invocation, [_ordered(job, planned) for job in jobs])
     with Watch(order, entries), told_first(end):
         try:
-            launch.start(order, [group[0].overrides for group in groups])
+            launch.start(order, [job[0].entries[0].overrides for job in jobs])
         except SystemExit:  # of Ray, which takes SIGTERM for itself
             order.stop.tell(KILLED)
             raise Terminated from None
@@ -103,10 +105,15 @@ def _elsewhere(
             Report().say(f"the launcher ended early: {' '.join(f'{type(error).__name__}: {error}'.split())[:200]}")
 
 
-def _ordered(group: list[Entry], planned: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """What other processes must know of a group: the launcher composes its first run, the others come composed."""
-    first, *others = group
-    return [planned[first.key], *(planned[e.key] | {"config": e.ready[0].config} for e in others if e.ready)]
+def _ordered(job: list[Together], planned: dict[str, dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """What other processes must know of the groups of a job: the launcher composes its first run, the others come composed."""
+    first = job[0].entries[0]
+
+    def told(entry: Entry) -> dict[str, Any]:
+        composed = {} if entry is first or entry.ready is None else {"config": entry.ready[0].config}
+        return planned[entry.key] | composed
+
+    return [[told(entry) for entry in group.entries] for group in job]
 
 
 def _died(order: Order, entry: Entry, deaths: Counter[str]) -> bool:

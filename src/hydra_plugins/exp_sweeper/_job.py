@@ -41,8 +41,7 @@ class Job:
         overrides, choices = list(hydra.overrides.task), dict(hydra.runtime.choices)
         try:
             self._enter(config)
-            planned = ordered(self.order.sweep, self.order.invocation, overrides)
-
+            groups = ordered(self.order.sweep, self.order.invocation, overrides)
             loaded: dict[str, Data] = {}
 
             def ready(entry: dict[str, Any]) -> Ready:
@@ -53,7 +52,8 @@ class Job:
                     experiment, task = instantiate(config, choices, overrides)
                 return checked(self.order, entry, experiment, task, loaded)  # type: ignore[arg-type]
 
-            execute(self.order, planned, ready, Silence(), uploads=False)
+            for planned in groups:
+                execute(self.order, planned, ready, Silence(), uploads=False)
         except BaseException as error:
             return {"run": overrides, "error": f"{type(error).__name__}: {error}"}
         return {"run": overrides, "error": None}

@@ -27,6 +27,10 @@ EXTRAS = {"joblib": ("joblib", "joblib"), "ray": ("ray", "ray"), "submitit": ("s
 """Of a launcher's name up to the underscore: the package that it needs, and our extra that installs it."""
 
 
+JOBS_A_WORKER = 8
+"""Of joblib's: a job costs a quarter of a second of Hydra's time, and the last ones should end at about the same time."""
+
+
 def swept(context: HydraContext, config: DictConfig, arguments: list[str]) -> int:
     """Expand, plan and do the sweep; returns its exit code. Raises `InputError` where it could not start."""
     loader, name = context.config_loader, str(config.hydra.runtime.choices["hydra/launcher"])
@@ -77,7 +81,10 @@ def _launch(context: HydraContext, config: DictConfig, name: str, planned: Plan)
         raise InputError("hydra/launcher", name, "this task takes the whole machine, one run at a time; leave it out")
     at_once = workers if name == "submitit_local" else sys.maxsize  # it has no bound of its own
     start = partial(_launched, context, config, at_once, tuple(gpus) if name == "joblib" else ())
-    return Launch(start, config.hydra.launcher.n_jobs if name == "joblib" and config.hydra.launcher.n_jobs > 0 else workers)
+    if name != "joblib":
+        return Launch(start, workers)
+    workers = config.hydra.launcher.n_jobs if config.hydra.launcher.n_jobs > 0 else workers
+    return Launch(start, workers, jobs=JOBS_A_WORKER * workers)
 
 
 def _launched(
