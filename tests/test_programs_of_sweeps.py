@@ -15,6 +15,7 @@ from exp.configuration import instantiate
 from exp.fusion import CACHE_BYTES, groups, member_bytes
 from exp.interruption import Terminated
 from exp.sweep.grouping import Together, shared_out
+from exp.sweep.planning import Entry
 from exp.tasks import train
 
 __all__ = ["here"]
@@ -287,10 +288,10 @@ def test_a_launcher_is_given_programs(launcher: str, tmp_path: Path) -> None:
 
 
 def test_groups_are_shared_out_among_few_jobs_and_what_died_is_alone() -> None:
-    groups = [Together([name]) for name in "abcdefg"] + [Together(["x"], alone=True)]
+    groups = [Together([Entry(name, [])], alone=name == "x") for name in "abcdefgx"]
 
     def shared(jobs: int | None) -> list[str]:
-        return ["".join(entry for group in job for entry in group.entries) for job in shared_out(groups, jobs)]
+        return ["".join(entry.name for group in job for entry in group.entries) for job in shared_out(groups, jobs)]
 
     assert shared(None) == [*"abcdefg", "x"]
     assert shared(4) == ["ab", "cd", "ef", "g", "x"]
