@@ -57,7 +57,8 @@ def test_a_single_method_is_timed_judged_and_recorded(tmp_path: Path) -> None:
     assert any(line.split() == heads.split() for line in lines)
     rows = [line for line in lines if " cpu " in line and " fp32 " in line and "equivalent" in line]
     assert [row.partition("  ")[0] for row in rows] == ["numpy"]
-    assert any(line.startswith("noise floor ") for line in lines)
+    known = any(line.startswith("noise floor ") for line in lines)
+    assert known or any("too few blocks" in line for line in lines)  # so few say nothing where other tests disturb them
     (folder,) = run_folders(tmp_path / "runs")
     status, raw = folder.status(), folder.read_json("benchmark.json")
     assert (status["task"], status["verdict"]) == ("benchmark", "equivalent")
@@ -71,7 +72,8 @@ def test_a_single_method_is_timed_judged_and_recorded(tmp_path: Path) -> None:
     recorded = tracked(f"sqlite:///{tmp_path}/mlflow.db")[folder.path.name]
     assert recorded.data.tags["kind"] == "benchmark" and recorded.data.tags["verdict"] == "equivalent"
     assert recorded.data.tags["bound"] in ("compute", "memory", "launch")
-    wanted = {"step_seconds", "step_seconds_low", "first_quartile", "first_step_seconds", "warm_up_steps", "noise_floor"}
+    wanted = {"step_seconds", "step_seconds_low", "first_quartile", "first_step_seconds", "warm_up_steps"}
+    wanted |= {"noise_floor"} if known else set()
     wanted |= {"operations_per_second", "share_of_arithmetic", "bytes_per_second", "share_of_memory", "blocks"}
     assert {f"speed/{name}" for name in wanted} <= set(recorded.data.metrics)
 

@@ -11,7 +11,7 @@ from exp.conditions import controlled
 from exp.precisions import FP32
 from exp.verification.verdict import EQUIVALENT, UNDECIDED
 
-RANDOM_NETWORKS = [*range(2, 22), 1152, 1435, 1460, 2754]
+RANDOM_NETWORKS = [*range(2, 12), 1152, 1435, 1460, 2754]
 """The last four were false alarms, or nearly: by tanh in GELU's derivative, by overflowing squares of gradients."""
 
 

@@ -114,15 +114,15 @@ def test_machine_code_is_the_same_step_and_made_once():
     from torch._dynamo.utils import counters
 
     case = COMBINATIONS[0]
-    method = Compiled(inner=Autograd())
-    first = trained(method, case, BLOCKS[:3])
+    blocks = [block for block in BLOCKS if block.rows is not None and block.rows.shape[1] == 4]
+    first = trained(Compiled(inner=Autograd()), case, blocks)
     before = {kind: dict(counts) for kind, counts in counters.items()}
-    again = trained(Compiled(inner=Autograd()), case)
-    assert same(again, case)
+    again = trained(Compiled(inner=Autograd()), case, blocks)
+    assert deviation(again, trained(NumPy(), case, blocks)) <= TOLERANCE
     after = {kind: dict(counts) for kind, counts in counters.items()}
     compiled_since = {kind: counts for kind, counts in after.items() if counts != before.get(kind)}
     assert not {kind for kind in compiled_since if kind in ("inductor", "stats", "frames")}, compiled_since
-    assert first.state.count == sum(block.steps for block in BLOCKS[:3])
+    assert first.state.count == again.state.count == sum(block.steps for block in blocks) > 3
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # Dynamo's look at the loss
@@ -176,13 +176,13 @@ def test_jax_has_slope_zero_at_the_kink():
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "loss", "data", "batches"),
+    ("method", "optimizer", "loss", "data", "batches"),
     [
-        ("sgd", "cross_entropy", "shared data", "own batches"),
-        ("adamw", "mean_squared_error", "own data", "own batches"),
+        ("compiled", "sgd", "cross_entropy", "shared data", "own batches"),
+        ("compiled", "adamw", "mean_squared_error", "own data", "own batches"),
+        ("jax", "adamw", "mean_squared_error", "own data", "own batches"),
     ],
 )
-@pytest.mark.parametrize("method", ["compiled", "jax"])
 def test_stacks_are_their_runs(method: str, optimizer: str, loss: str, data: str, batches: str, as_traced: list[Any]):
     def new() -> Method:
         return Jax() if method == "jax" else Compiled(inner=Tensor())

@@ -27,7 +27,6 @@ from sweeping import (
 )
 
 from exp.claims import Claims
-from exp.experiment import Experiment
 from exp.interruption import Terminated
 from exp.program import Program
 from exp.run_folder import SWEEPS, RunFolder, run_folders
@@ -61,8 +60,8 @@ def to_resume(done: Done) -> list[str]:
     return words[3:]
 
 
-PLACES = [(RunFolder, "update_status"), (Claims, "take"), (Experiment, "resolve_device"), (RunFolder, "write_config")]
-PLACES += [(Program, "start"), (Program, "compared_alone"), (RunFolder, "release")]
+PLACES = [(RunFolder, "update_status"), (Claims, "take"), (RunFolder, "write_config")]
+PLACES += [(Program, "compared_alone"), (RunFolder, "release")]
 
 
 @pytest.mark.usefixtures("used_folder")
