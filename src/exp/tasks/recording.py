@@ -50,7 +50,8 @@ def recorded(members: Sequence[Member], report: Report, work: Work, **status: An
         try:
             for said in work(members[part], folders[part], device, send):
                 why = {"program_refused": refused[left[0]]} if left[0] in refused else {}
-                folders[left.pop(0)].update_status(ended=time.time(), **said, **why)
+                folders[left[0]].update_status(ended=time.time(), **said, **why)
+                left.pop(0)
             return
         except (Exception, SystemExit) as error:  # a method that leaves Python has failed, whatever code it leaves with
             report.end()

@@ -20,8 +20,8 @@ from mlflow.store.db import utils as database
 from exp.tracking.contents import Ending, Point
 from exp.tracking.settings import database_file
 
-CHUNK = 1000
-"""Points in one request: MLflow's limit."""
+CHUNK, PARAMS = 1000, 100
+"""Points and parameters in one request: MLflow's limits."""
 
 database.MAX_RETRY_COUNT = 2  # of opening a database, else a broken file is tried for two minutes
 
@@ -68,10 +68,11 @@ class Client:
 
     def finish(self, run: str, ending: Ending) -> None:
         params = [Param(key, value) for key, value in ending.params.items()]
-        for start in range(0, len(params), 100):
-            self._client.log_batch(run, params=params[start : start + 100])
         metrics = [Metric(name, value, ending.ended, 0) for name, value in ending.metrics.items()]
-        self._client.log_batch(run, metrics=metrics, tags=[RunTag(key, value) for key, value in ending.tags.items()])
+        tags = [RunTag(key, value) for key, value in ending.tags.items()]
+        for start in range(PARAMS, len(params), PARAMS):
+            self._client.log_batch(run, params=params[start : start + PARAMS])
+        self._client.log_batch(run, params=params[:PARAMS], metrics=metrics, tags=tags)
         if ending.renamed:
             self._client.update_run(run, name=ending.renamed)
         if ending.left:
