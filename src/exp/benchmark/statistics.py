@@ -7,7 +7,7 @@ the quarter of the blocks that were disturbed.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp, inf, log, sqrt
+from math import exp, inf, sqrt
 
 import numpy as np
 
@@ -43,11 +43,6 @@ class Ratio:
     def certain(self) -> bool:
         """Whether 1 lies outside of the interval."""
         return not self.low <= 1.0 <= self.high
-
-    @property
-    def furthest(self) -> float:
-        """The largest |log ratio| that the interval allows."""
-        return max(abs(log(self.low)), abs(log(self.high))) if self.low > 0 and self.high < inf else inf
 
 
 def spread(seconds: Sequence[float]) -> Spread:
