@@ -1,5 +1,6 @@
 """The one loop: batches, blocks, evaluations, and where the curve of a run that blew up is cut."""
 
+import hashlib
 import time
 from collections.abc import Iterator
 from math import ceil
@@ -21,6 +22,7 @@ from exp.clock import Stopwatch, settled
 from exp.composition import compose
 from exp.configuration import instantiate
 from exp.curve import Curve
+from exp.feed import Feed
 from exp.loop import train
 from exp.losses import MeanSquaredError
 from exp.methods import Formulas, Method
@@ -331,6 +333,16 @@ def test_metrics_are_those_of_scikit_learn(outputs: int):
 
 
 # What is recorded of a run
+
+
+def test_the_digest_is_of_every_batch_with_its_size():
+    """However the steps are cut into blocks; 7 rows in batches of 3 have a ragged last one."""
+    training, written = Training(epochs=2, batch_size=3), hashlib.sha256()
+    for batch, _ in zip(training.batches(7), range(training.total_steps(7)), strict=False):
+        assert batch is not None
+        written.update(f"{len(batch)} ".encode() + batch.astype("<i8").tobytes())
+    *_, (_, (digest,)) = Feed([training], [Data(split(7))], Place("numpy")).blocks()
+    assert digest == written.hexdigest()
 
 
 def test_the_digest_of_the_batches_is_of_their_order_alone(tmp_path: Path):
