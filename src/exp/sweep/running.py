@@ -70,7 +70,7 @@ def _here(order: Order, group: list[Entry], planned: dict[str, dict[str, Any]], 
     if order.stop.told() or not group:
         return
     number = f"{entries.index(group[0]) + 1}/{len(entries)} {group[0].name}"
-    report = Report(title=number + (f" … {group[-1].name}: {len(group)} runs in one program" if len(group) > 1 else ""))
+    report = Report(title=number + (f" … {group[-1].name}: {len(group)} runs together" if len(group) > 1 else ""))
     of_key = {entry.key: entry.ready for entry in group if entry.ready}
 
     def ready(entry: dict[str, Any]) -> Ready:

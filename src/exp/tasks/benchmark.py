@@ -62,8 +62,8 @@ class Benchmark(RunTask):
     def groups(
         self, runs: Sequence[tuple[Experiment, Data]], fuse: str, *, elsewhere: bool = False, workers: int = 1
     ) -> list[Group]:
-        """All of a sweep are timed together."""
-        return [Group([*range(len(runs))], "timed together, interleaved" if len(runs) > 1 else "")]
+        """All of a sweep are timed together: the task says so itself."""
+        return [Group([*range(len(runs))])]
 
     def record(
         self, experiment: Experiment, data: Data, report: Report, claim: Claim | None = None, **status: Any
