@@ -178,7 +178,9 @@ def test_a_lightning_loop_does_the_same_steps(tmp_path: Path) -> None:
 GIGA = {"speed/operations_per_second": 1e9, "speed/bytes_per_second": 1e9}
 
 
-def status(device: str, hidden: int, rows: int, seconds: float, verdict: str = "equivalent") -> dict[str, Any]:
+def status(
+    device: str, hidden: int, rows: int, seconds: float, verdict: str = "equivalent", threads: int = 16
+) -> dict[str, Any]:
     ends = dict.fromkeys(("step_seconds", "step_seconds_low", "step_seconds_high", "first_quartile"), seconds)
     ends |= {"third_quartile": seconds, "first_step_seconds": 1.0, "warm_up_steps": 9.0}
     return {
@@ -186,7 +188,14 @@ def status(device: str, hidden: int, rows: int, seconds: float, verdict: str = "
         "verdict": verdict,
         "choices": {"method": "autograd", "device": device, "precision": "fp32"},
         "metrics": GIGA | {f"speed/{name}": value for name, value in ends.items()},
-        "benchmark": {"session": "s", "size": hidden * rows, "shape": [hidden, rows], "speed": "1"},
+        "benchmark": {
+            "session": "s",
+            "size": hidden * rows,
+            "shape": [hidden, rows],
+            "speed": "1",
+            "threads": threads,
+            "cores": 16,
+        },
     }
 
 
@@ -201,6 +210,8 @@ def test_where_a_gpu_begins_to_win_is_computed_from_the_table() -> None:
         "(4096 hidden units, batch 4096)",
         "50 times or more, as the tutorial says: true from 4096 hidden units, batch 4096 on",
     ]
+    idle = [status("cpu", *size, 1.0, threads=1) for size in SIZES]
+    assert answer([*idle, *gpu])[2:] == ["the CPU computed with 1 of its 16 cores; threads=16 gives it all of them"]
     unproven = [*cpu, *gpu[:3], status("cuda", 4096, 4096, 0.0125, verdict="different")]
     assert answer(unproven)[1].endswith("not true at any of these sizes")
     figures = charts([*cpu, *gpu])

@@ -1,5 +1,6 @@
 """What only a CUDA device can show. Skipped, with the reason, where there is none."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -109,3 +110,62 @@ def test_a_run_in_a_program_is_what_it_is_alone(method: str, here: Here, tmp_pat
     here(*words, "sweep.fuse=off").ok()
     for name, curve in curves(tmp_path).items():
         np.testing.assert_allclose(together[name], np.frombuffer(curve), rtol=len(together[name]) * 1e-12)
+
+
+TORCH_METHODS = ["tensor", "autograd", "function", "functional", "module", "graphed"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp64", "tf32", "bf16"])
+@pytest.mark.parametrize("method", TORCH_METHODS)
+@pytest.mark.parametrize("experiment", ["tutorial", "digits"])
+def test_a_right_step_is_equivalent_in_every_precision(experiment: str, method: str, precision: str, here: Here) -> None:
+    """Digits are all of one sign: what rounds towards zero has a mean there."""
+    words = (f"experiment={experiment}", f"method={method}", f"precision={precision}", "device=cuda", "tracker=none")
+    here("task=verify", *words).ok()
+
+
+@pytest.mark.parametrize("method", ["compiled", "jax"])
+def test_a_compiled_step_is_equivalent(method: str, here: Here) -> None:
+    done = here("task=verify", f"method={method}", "device=cuda", "tracker=none")
+    if "is installed for the CPU only" in done.err or "is not installed" in done.err:
+        pytest.skip(done.err)
+    done.ok()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp64", "tf32", "bf16"])
+@pytest.mark.parametrize("method", ["tensor", "autograd", "graphed"])
+def test_a_program_agrees_with_a_run_alone_in_every_precision(method: str, precision: str, here: Here, tmp_path: Path) -> None:
+    """The check that every program makes itself: kernels for a stack sum in other orders than those for one run."""
+    words = (f"method={method}", f"precision={precision}", "device=cuda", "tracker=none", "training.steps=60")
+    here("-m", *words, "optimizer.lr=3e-7,6e-7", "seed=range(0,8)", "network.hidden=[100],[60]").ok()
+    assert [status["status"] for status in attempts(tmp_path)] == ["FINISHED"] * 32
+    assert {status["program"]["runs"] for status in attempts(tmp_path)} == {32}
+
+
+@pytest.fixture
+def little_memory() -> Iterator[None]:
+    """This process may have 320 MiB of the GPU."""
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(5 * 2**26 / torch.cuda.get_device_properties(0).total_memory)
+    yield
+    torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_a_program_that_the_memory_does_not_hold_is_done_in_halves(here: Here, tmp_path: Path) -> None:
+    """Weights of 16 MB a run, with gradients and successors: eight take 400 MB, four 200."""
+    words = ("method=tensor", "device=cuda", "tracker=none", "network.hidden=[4000]", "training.steps=3", "optimizer.lr=1e-8")
+    done = here("-m", *words, "seed=range(0,8)", "sweep.fuse=8").ok()
+    assert any("OutOfMemory" in line and "in two halves" in line for line in done.lines), done.out
+    assert sorted(status["program"]["runs"] for status in attempts(tmp_path)) == [4] * 8
+
+
+def test_a_benchmark_times_the_device_itself(here: Here, tmp_path: Path) -> None:
+    """Events around a block say what the host's clock says, and the GPU's memory is known."""
+    words = ("benchmark.seconds=0.5", "benchmark.processes=1", "tracker=none")
+    here("-m", "task=benchmark", "method=tensor,graphed", "device=cpu,cuda", *words).ok()
+    metrics = [status["metrics"] for status in attempts(tmp_path) if status["choices"]["device"] == "cuda"]
+    assert len(metrics) == 2 and all(status["verdict"] == "equivalent" for status in attempts(tmp_path))
+    for each in metrics:
+        assert 0 < each["speed/device_step_seconds"] <= 1.05 * each["speed/step_seconds"]
+        assert each["memory/device_bytes"] > 0

@@ -4,7 +4,7 @@ They are set for its duration and recorded as they really were.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,9 @@ def _torch_controlled(threads: int, operands: str, device: str) -> Iterator[dict
     torch.set_num_threads(threads)
     torch.set_deterministic_debug_mode("error")  # as use_deterministic_algorithms(True), which imports torch._inductor: 1 s
     try:
-        with _tf32(operands == "tfloat32") as tf32, _autocast(operands == "bfloat16", device) as autocast:
+        # Streams, events and graphs that name no GPU are of the current one.
+        current = torch.cuda.device(device) if device.startswith("cuda") else nullcontext()
+        with current, _tf32(operands == "tfloat32") as tf32, _autocast(operands == "bfloat16", device) as autocast:
             deterministic = torch.are_deterministic_algorithms_enabled()
             products = {"tf32": tf32, "autocast": autocast}
             yield {"torch_threads": torch.get_num_threads(), **products, "deterministic": deterministic}

@@ -1,8 +1,9 @@
-"""What a tracked step costs beside the tutorial's own loop: `python -m benchmarks.steps [repeats] [method …]`, in `tests`.
+"""What a tracked step costs beside the tutorial's own loop: `python -m benchmarks.steps [cuda] [repeats] [method …]`.
 
-Both keep every loss on the host, compute in the same precision, in the same process, with one thread, and take turns block
-by block; a figure is the median ratio of neighbouring blocks, with its quartiles. The peers are the tutorial's three loops
-without their `print`, here for batches too, and for methods that the tutorial does not have the plain loop of their kind.
+In the folder `tests`. Both keep every loss on the host, compute in the same precision, in the same process, with one thread,
+and take turns block by block; a figure is the median ratio of neighbouring blocks, with its quartiles. The peers are the
+tutorial's three loops without their `print`, here for batches too, and for methods that the tutorial does not have the plain
+loop of their kind.
 """
 
 import statistics
@@ -152,7 +153,7 @@ def by_module(x: Array, y: Array, w1: Array, w2: Array, batches: Batches) -> lis
     """The plain loop of `torch.nn` and `torch.optim`."""
     (inputs, hidden), outputs = w1.shape, w2.shape[1]
     first, last = torch.nn.Linear(inputs, hidden, bias=False), torch.nn.Linear(hidden, outputs, bias=False)
-    model = torch.nn.Sequential(first, torch.nn.ReLU(), last)
+    model = torch.nn.Sequential(first, torch.nn.ReLU(), last).to(x.device)
     with torch.no_grad():
         first.weight.copy_(w1.T)
         last.weight.copy_(w2.T)
@@ -176,15 +177,16 @@ PEERS: dict[str, list[Loop]] = {
     "functional": [by_autograd, by_functional],
     "module": [by_autograd, by_module],
     "compiled": [by_autograd],
+    "graphed": [by_autograd],
     "jax": [by_autograd],
 }
 
 
-def ours(name: str, size: Size) -> Callable[[], np.ndarray]:
+def ours(name: str, size: Size, device: str) -> Callable[[], np.ndarray]:
     """A block of steps of a method, its losses on the host."""
-    experiment, _ = instantiate(*compose([f"method={name}", "device=cpu"]))
+    experiment, _ = instantiate(*compose([f"method={name}", f"device={device}"]))
     method, (x, y, w1, w2) = experiment.method, size.data()
-    place = Place(method.library, "cpu", "float32")
+    place = Place(method.library, device, "float32")
     optimizer = SGD(lr=RATE)
     state = State({"layer1.weight": w1, "layer2.weight": w2}, {}, np.array(0, dtype=np.int64))
     method.start(Formulas(Network(hidden=[size.hidden]), SquaredError(), optimizer, optimizer.constants()), state, place)
@@ -192,14 +194,14 @@ def ours(name: str, size: Size) -> Callable[[], np.ndarray]:
     return lambda: get(method.steps(all_x, all_y, block, place))
 
 
-def theirs(loop: Loop, name: str, size: Size) -> Callable[[], list[float]]:
+def theirs(loop: Loop, name: str, size: Size, device: str) -> Callable[[], list[float]]:
     """The same steps by a loop of the tutorial's kind."""
-    arrays: list[Any] = [np.copy(array) if name == "numpy" else torch.tensor(array) for array in size.data()]
+    arrays: list[Any] = [np.copy(array) if name == "numpy" else torch.tensor(array, device=device) for array in size.data()]
     if loop is by_autograd:
         arrays[2:] = [array.requires_grad_() for array in arrays[2:]]
     batches: Any = size.batches(BLOCK_STEPS)
     if batches is not None and name != "numpy":
-        batches = torch.tensor(batches)
+        batches = torch.tensor(batches, device=device)
     x, y, w1, w2 = arrays
     return lambda: loop(x, y, w1, w2, [None] * BLOCK_STEPS if batches is None else batches)
 
@@ -227,15 +229,18 @@ def compared(one: Callable[[], object], other: Callable[[], object], repeats: in
 
 def main() -> None:
     """Measure and print."""
-    repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 15
-    names = sys.argv[2:] or [name for name in PEERS if name in registry.choices("method")]
+    words = sys.argv[1:]
+    device = words.pop(0) if words[:1] == ["cuda"] else "cpu"
+    repeats = int(words.pop(0)) if words else 15
+    places = {"numpy": ["cpu"], "graphed": ["cuda"]}
+    able = [name for name in PEERS if name in registry.choices("method") and device in places.get(name, [device])]
     print(machine("1 thread, fp32"))
     print(f"\nµs of a step, and its ratio to the peer's: median (quartiles) of {repeats} pairs of blocks in turns\n")
-    with controlled(1, "torch", FP32(), "cpu"):
+    with controlled(1, "torch", FP32(), device):
         for title, size in SIZES.items():
-            for name in names:
+            for name in words or able:
                 for loop in PEERS[name]:
-                    steps, ratios = compared(ours(name, size), theirs(loop, name, size), repeats)
+                    steps, ratios = compared(ours(name, size, device), theirs(loop, name, size, device), repeats)
                     low, middle, high = statistics.quantiles(ratios, n=4)
                     what = f"{title}: {name} to {loop.__name__.replace('_', ' ')}"
                     print(f"{statistics.median(steps):8.1f} {middle:7.2f}  ({low:.2f} to {high:.2f})  {what}", flush=True)

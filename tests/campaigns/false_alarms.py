@@ -1,8 +1,9 @@
 """Verdicts on right implementations: none may be `different`.
 
 In the folder `tests`: `python -m campaigns.false_alarms` makes 3,000 verdicts, `python -m campaigns.false_alarms 40 60` those
-of the numbers 40 … 59; a number is all that a verdict depends on. Control-C ends it with the results so far. Beside other
-work OMP_WAIT_POLICY=passive is advisable: threads that wait by spinning take the processor from each other.
+of the numbers 40 … 59, and `… 40 60 cuda` those on a GPU; a number is all that a verdict depends on. Control-C ends it with the
+results so far. Beside other work OMP_WAIT_POLICY=passive is advisable: threads that wait by spinning take the processor from
+each other.
 """
 
 import re
@@ -25,9 +26,10 @@ from exp.methods import Formulas
 from exp.methods.autograd import Autograd
 from exp.methods.function import Function
 from exp.methods.functional import Functional
+from exp.methods.graphed import Graphed
 from exp.methods.manual import NumPy, Tensor
 from exp.methods.module import Module
-from exp.precisions import BF16, FP32, FP64, Precision
+from exp.precisions import BF16, FP32, FP64, TF32, Precision
 from exp.state import State
 from exp.training import Training
 from exp.verification.case import judge_method
@@ -80,6 +82,14 @@ FAST = [
 IMPLEMENTATIONS = [*FAST, *SLOW, *(ordered(name, FP64()) for name in ("one by one", "kahan"))]
 
 
+ON_A_GPU = [
+    Implementation(name, each.name, method, each)
+    for name, method in ({**PACKAGE, "graphed": lambda: Graphed(inner=Autograd())}).items()
+    for each in (FP32(), FP64(), TF32(), BF16())
+    if name != "numpy"
+]
+
+
 @dataclass(frozen=True)
 class Trial:
     """One verdict to be made. `states`: along what states, beside the verdict's own probes. `trained`: steps before it."""
@@ -90,13 +100,14 @@ class Trial:
     configuration: Configuration
     threads: int
     trained: int = 0
+    device: str = "cpu"
 
     def verdict(self) -> Verdict:
         chosen, place = self.implementation, self.configuration
-        with controlled(self.threads, "torch", chosen.conditions, "cpu"):
+        with controlled(self.threads, "torch", chosen.conditions, self.device):
             if not self.trained:
-                return place.verdict(chosen.method(), chosen.precision, training=self.states != PROBES)
-            case = place.case(chosen.method(), chosen.precision)
+                return place.verdict(chosen.method(), chosen.precision, self.device, training=self.states != PROBES)
+            case = place.case(chosen.method(), chosen.precision, self.device)
             judge = case.judge(np.random.default_rng([self.number, 99]))
             judge_method(case, judge)
             judge_training(case, judge, place.training, place.x, place.y, place.state)
@@ -119,8 +130,12 @@ PROBES, TRAINING = "random network, probes", "random network, probes and trainin
 TUTORIAL, TRAINED = "tutorial, probes and its training", "tutorial, probes and from trained states"
 
 
-def trial(number: int) -> Trial:
+def trial(number: int, device: str = "cpu") -> Trial:
     """The verdict of a number: of 60, one is on the tutorial along its training, one from a trained state of it."""
+    if device != "cpu":  # of 10 one is on the tutorial
+        chosen = ON_A_GPU[np.random.default_rng([number, 11]).integers(len(ON_A_GPU))]
+        states = TUTORIAL if number % 10 == 0 else TRAINING if number % 4 == 3 else PROBES
+        return Trial(number, states, chosen, tutorial(number) if states == TUTORIAL else anything(number), 1, 0, device)
     turn = number // 60
     threads = 2 if number % 25 == 5 or (number % 60 < 2 and turn % 4 == 3) else 1
     if number % 60 == 0:
@@ -210,12 +225,12 @@ def reason(verdict: Verdict) -> str:
     return re.sub(r"\d+%", "so many %", text)
 
 
-def main(first: int = 0, last: int = VERDICTS) -> int:
+def main(first: int, last: int, device: str) -> int:
     results: list[Result] = []
     print(machine("1 and 2 threads"))
     with suppress(KeyboardInterrupt):
         for number in range(first, last):
-            chosen = trial(number)
+            chosen = trial(number, device)
             results.append(Result(chosen, chosen.verdict()))
             if results[-1].verdict.verdict == DIFFERENT:
                 print(f"FALSE ALARM at {chosen}: {results[-1].verdict.line}", file=sys.stderr, flush=True)
@@ -226,4 +241,6 @@ def main(first: int = 0, last: int = VERDICTS) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(int, sys.argv[1:])))
+    numbers = [int(word) for word in sys.argv[1:] if word.isdigit()]
+    first, last = numbers or (0, VERDICTS)
+    sys.exit(main(first, last, sys.argv[-1] if sys.argv[-1].startswith("cuda") else "cpu"))

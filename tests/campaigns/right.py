@@ -139,16 +139,17 @@ class Configuration:
     state: State
     seed: int
 
-    def case(self, method: Any, precision: str) -> Case:
-        subject = Subject(method, self.network, self.loss, self.optimizer, Place(method.library, "cpu", DTYPES[precision]))
+    def case(self, method: Any, precision: str, device: str = "cpu") -> Case:
+        place = Place(method.library, device, DTYPES[precision])
+        subject = Subject(method, self.network, self.loss, self.optimizer, place)
         widths = tuple(self.network.widths(self.x.shape[1], self.y.shape[1]))
         readers = (SGD(lr=1.0), Momentum(lr=1.0, momentum=0.5))
         classes, size = self.loss.needs_classes, self.training.batch_size
         return Case(subject, precision, widths, classes, size, len(self.x), self.seed, readers)
 
-    def verdict(self, method: Any, precision: str, *, training: bool = True) -> Verdict:
+    def verdict(self, method: Any, precision: str, device: str = "cpu", *, training: bool = True) -> Verdict:
         """The verdict on a method; the caller sets threads and precision."""
-        case = self.case(method, precision)
+        case = self.case(method, precision, device)
         judge = case.judge(np.random.default_rng([self.seed, 99]))
         judge_method(case, judge)
         if training:

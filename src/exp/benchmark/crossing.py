@@ -30,10 +30,19 @@ def answer(statuses: Sequence[Status]) -> list[str]:
     begin = [shape for shape, ratio in wins.items() if ratio > 1]
     best = max(wins, key=lambda shape: wins[shape])
     above = [shape for shape, ratio in wins.items() if ratio >= CLAIM]
+    idle = {(own["threads"], own["cores"]) for own in (status["benchmark"] for status in statuses if _on_cpu(status))}
     where = f"begins to win at {_said(min(begin, key=lambda s: s[0] * s[1]))}" if begin else "wins nowhere here"
     line = f"the GPU {where}; at most it is {wins[best]:.3g} times as fast as the CPU's fastest ({_said(best)})"
     true = f"true from {_said(min(above, key=lambda s: s[0] * s[1]))} on" if above else "not true at any of these sizes"
-    return [line, f"{CLAIM:.0f} times or more, as the tutorial says: {true}"]
+    found = [line, f"{CLAIM:.0f} times or more, as the tutorial says: {true}"]
+    threads, cores = min(idle)
+    if threads < cores:
+        found.append(f"the CPU computed with {threads} of its {cores} cores; threads={cores} gives it all of them")
+    return found
+
+
+def _on_cpu(status: Status) -> bool:
+    return status["choices"]["device"] == "cpu" and "shape" in status["benchmark"]
 
 
 def _said(shape: Shape) -> str:
@@ -54,7 +63,7 @@ def gpu_speed(statuses: Sequence[Status], shape: Shape) -> float | None:
             for status in statuses
             if "shape" in status["benchmark"]
             and shape_of(status) == shape
-            and (status["choices"]["device"] == "cpu") == on_cpu
+            and _on_cpu(status) == on_cpu
             and status["verdict"] == EQUIVALENT
             and not status["benchmark"].get("refused")
         ]

@@ -27,7 +27,8 @@ from exp.verification.training_run import JUDGED_OPERATIONS, LOOKED_AT
 from exp.verification.verdict import EQUIVALENT, Verdict, concluded, undecided
 
 MOST_OPERATIONS = 3e11
-"""Floating-point operations of the steps that are done again in all, at most: where one step is more, nothing is judged."""
+"""Floating-point operations of the steps that are done again in all, at most, for each thread: where a tenth of it does not do
+a step, nothing is judged."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,9 @@ def judged_with_blocks(participant: Participant, *, alone: bool = False) -> Verd
     rows = experiment.training.batch_size or len(data.train.inputs)
     widths = experiment.network.widths(data.train.inputs.shape[1], data.train.targets.shape[1])
     operations = 6.0 * rows * sum(one * other for one, other in pairwise(widths))
-    if operations > MOST_OPERATIONS / 10:
+    if operations > MOST_OPERATIONS / 10 * experiment.threads:
         reason = f"one step of {operations:.1e} floating-point operations is too much to be done again in float64"
-        return undecided(reason, "a smaller network or batch")
+        return undecided(reason, "a smaller network or batch, or more threads")
 
     def further(asked: Case, judge: Judge) -> None:
         judge_audits(asked, judge, participant, operations)
@@ -89,7 +90,7 @@ def judge_audits(asked: Case, judge: Judge, participant: Participant, operations
     spent = 0.0
     for place, audit in enumerate(participant.audits):
         cost = 4 * operations * audit.timed.steps
-        if spent and spent + cost > MOST_OPERATIONS:
+        if spent and spent + cost > MOST_OPERATIONS * participant.experiment.threads:
             break
         spent += cost
         number = next(number for number, timed in enumerate(every) if timed is audit.timed)

@@ -18,6 +18,9 @@ from exp.network import Network, forward
 from exp.optimizers import Optimizer
 from exp.state import State
 
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+"""Of the kernels of a GPU no two are timed against each other, whose sums have other bits: every process has the same."""
+
 PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 
 
@@ -53,6 +56,9 @@ class Jax(ArrayMethod):
             raise InputError(
                 "threads", threads, f"jax has a pool of {pool} in this process; use 1 or {pool}, or a run by itself"
             )
+        if place.device.startswith("cuda"):  # read once too; what the user has set stays
+            os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # else it takes most of the GPU from all others
+            os.environ.setdefault("XLA_FLAGS", DETERMINISTIC)
         import jax
 
         self.options = {"xla_cpu_multi_thread_eigen": threads > 1} if place.device == "cpu" else {}

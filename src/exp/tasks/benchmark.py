@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from exp.benchmark.crossing import answer, page
+from exp.benchmark.machine import cores
 from exp.benchmark.outcome import losses, raw
 from exp.benchmark.peers import require_peers, tutorial_absent
 from exp.benchmark.plan import Size, expected_seconds, not_timed, sessions, sizes, too_large, too_slow
@@ -158,6 +159,7 @@ class Benchmark(RunTask):
         shape = (sum(each.experiment.network.hidden), each.experiment.training.batch_size or len(each.data.train.inputs))
         place = next(number for number, other in enumerate(every) if other is size)
         own["benchmark"] |= {"session": name, "size": place, "warnings": session.warnings, "shape": shape}
+        own["benchmark"] |= {"threads": each.experiment.threads, "cores": cores()}
         if own["benchmark"].get("is_baseline"):
             if "tutorial" in self.peers and (absent := tutorial_absent(each.experiment)):
                 own["benchmark"]["notes"].append(f"no tutorial beside {each.label}: {absent}")
