@@ -1,25 +1,28 @@
 """How a method could look faster than it is: each way is refused, judged different, or does not pay."""
 
+import os
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import cheating
 import pytest
 import torch
 from cheating import STEP_SECONDS, Clock
 
-from exp.benchmark import clock
+from exp.benchmark import clock, machine
 from exp.benchmark.bench import Bench
 from exp.benchmark.ceilings import Ceilings
 from exp.benchmark.outcome import compared, metrics, refused_of
 from exp.benchmark.plan import Size
+from exp.benchmark.processes import Worker
 from exp.benchmark.replay import judged_with_blocks
 from exp.benchmark.session import Participant, Session, measure
 from exp.composition import compose
 from exp.conditions import controlled
 from exp.configuration import instantiate
 from exp.methods.base import Method
-from exp.methods.manual import Tensor
+from exp.methods.manual import NumPy, Tensor
 from exp.verification.verdict import DIFFERENT, EQUIVALENT
 
 SMALL = ["method=numpy", "tracker=none", "problem.samples=11", "problem.inputs=7", "problem.outputs=3", "network.hidden=[5]"]
@@ -131,6 +134,28 @@ def test_more_threads_than_set_are_refused() -> None:
 
 
 @pytest.mark.usefixtures("fake_clock")
+@pytest.mark.skipif(machine.core(0) is None, reason="a single core, or a system that does not let one choose")
+def test_workers_of_one_thread_share_a_core_and_the_next_set_has_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cores differ from moment to moment: a ratio of times on two of them is noise."""
+    found: list[set[int]] = []
+
+    class Watched(Worker):
+        def do(self, name: str, *arguments: Any) -> Any:
+            if name == "start" and self.pid:
+                found.append(os.sched_getaffinity(self.pid))
+            return super().do(name, *arguments)
+
+    monkeypatch.setattr("exp.benchmark.session.Worker", Watched)
+    members = [participant(NumPy()), participant(NumPy()), participant(NumPy(), "threads=2")]
+    session = measure(members, seed=0, processes=2, seconds=0.1)
+    first, second = session.cores
+    allowed = os.sched_getaffinity(0)
+    for core, affinities in ((first, found[:3]), (second, found[3:])):
+        assert sorted(map(len, affinities)) == sorted([1, 1, len(allowed)])
+        assert all(core in each for each in affinities)
+    assert first != second and {first, second} <= allowed
+
+
 def test_warming_up_is_told_and_counts_for_nothing() -> None:
     size, session = timed(cheating.Honest(), cheating.WarmingUp())
     numbers = metrics(size.members[1], session)

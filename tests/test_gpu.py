@@ -144,9 +144,9 @@ def test_a_program_agrees_with_a_run_alone_in_every_precision(method: str, preci
 
 @pytest.fixture
 def little_memory() -> Iterator[None]:
-    """This process may have 320 MiB of the GPU."""
+    """This process may have 384 MiB of the GPU."""
     torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(5 * 2**26 / torch.cuda.get_device_properties(0).total_memory)
+    torch.cuda.set_per_process_memory_fraction(3 * 2**27 / torch.cuda.get_device_properties(0).total_memory)
     yield
     torch.cuda.set_per_process_memory_fraction(1.0)
 

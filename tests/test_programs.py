@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from exp.activations import ACTIVATIONS
 from exp.agreement import FLIPPED
-from exp.arrays import Array
+from exp.arrays import Array, Place
 from exp.conditions import controlled
 from exp.curve import Curve
 from exp.devices import Cpu
 from exp.experiment import Experiment
+from exp.feed import Feed
 from exp.methods import Method
 from exp.methods.autograd import Autograd
 from exp.methods.manual import NumPy, Tensor
@@ -158,6 +159,20 @@ def test_in_float32_too(name: str) -> None:
         (alone,), (state,) = trained([experiment], [data[number]])
         # 30 roundings a step at most on its way to any entry of these small sums
         require_same((curves[number], states[number]), (alone, state), 30 * 2.0**-24)
+
+
+def test_every_run_has_its_own_batches_however_many_have_the_same() -> None:
+    """Seeds of batches and data sets, each once and each twice; what is sent to the device has every batch once."""
+    seeds, sets = [0, 1, 0, 1, 0], [0, 0, 1, 1, 0]
+    data = [problem(seed, classes=False) for seed in range(2)]
+    trainings = [Training(steps=6, batch_size=4, seed=seed) for seed in seeds]
+    place = Place("numpy", dtype="float64")
+    feed = Feed(trainings, [data[which] for which in sets], place)
+    together: list[Any] = [block.placed(place) for block, _ in feed.blocks()]
+    for run, (training, which) in enumerate(zip(trainings, sets, strict=True)):
+        for rows, block in zip(together, training.blocks(SAMPLES), strict=True):
+            np.testing.assert_array_equal(feed.x[rows[:, run]], data[which].train.x[block.rows])
+    assert {len(block.rows) for block, _ in feed.blocks() if block.rows is not None} == {4}
 
 
 def test_padding_stays_zero_and_is_not_kept() -> None:

@@ -15,6 +15,10 @@ Array = Any
 """A `numpy.ndarray`, a `torch.Tensor` or an array of another library; shapes stand in the docstrings."""
 
 
+PINNED_BYTES = 2**26
+"""So much, at most, a GPU copies from pinned memory in its own time: the host does not wait for what it is still doing."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where arrays live: the library ("numpy", "torch" or another module of the array API standard), the device as torch
@@ -41,7 +45,10 @@ def put(values: np.ndarray, place: Place) -> Array:
         return importlib.import_module(place.library).asarray(values)
     import torch
 
-    return torch.from_numpy(np.ascontiguousarray(values).reshape(values.shape)).to(place.device)
+    array = torch.from_numpy(np.ascontiguousarray(values).reshape(values.shape))
+    if place.device.startswith("cuda") and values.nbytes <= PINNED_BYTES:
+        return array.pin_memory().to(place.device, non_blocking=True)
+    return array.to(place.device)
 
 
 def get(array: Array) -> np.ndarray:

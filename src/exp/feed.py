@@ -1,7 +1,7 @@
 """What the runs of a program are trained on: their data at a place, and their mini-batches, block by block."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -48,15 +48,18 @@ class Feed:
                 if rows is not None:
                     digests[seed].update(_told(rows))
                     shown[seed] = digests[seed].hexdigest()
-            rows = [rows_of[training.seed] for training in self._trainings]
-            yield replace(blocks[0], rows=self._together(rows)), [shown[training.seed] for training in self._trainings]
+            block = self._together(blocks[0], rows_of)
+            yield block, [shown[training.seed] for training in self._trainings]
 
-    def _together(self, rows: Sequence[np.ndarray | None]) -> np.ndarray | None:
-        """(steps, B) where all runs take the same, else (K, steps, B); None for all rows."""
-        placed = [first + each for first, each in zip(self._first_rows, rows, strict=True) if each is not None]
-        if not placed:
-            return None
-        return placed[0] if all(np.array_equal(placed[0], other) for other in placed[1:]) else np.stack(placed)
+    def _together(self, first: Block, rows_of: Mapping[int, np.ndarray | None]) -> Block:
+        """The block of all runs, whose `first` is that of one of them: every mini-batch once, however many runs have it."""
+        kinds = list(zip(self._first_rows, (training.seed for training in self._trainings), strict=True))
+        placed = {(start, seed): start + rows for start, seed in kinds if (rows := rows_of[seed]) is not None}
+        if len(placed) < 2:
+            return replace(first, rows=next(iter(placed.values()), None))
+        number = {kind: place for place, kind in enumerate(placed)}
+        of = None if len(placed) == len(kinds) else np.array([number[kind] for kind in kinds])
+        return replace(first, rows=np.stack(list(placed.values())), of=of)
 
 
 def _told(rows: np.ndarray) -> bytes:

@@ -74,19 +74,20 @@ def _read(begun: Begun, curves: list[Curve], watch: Stopwatch, *, blame_loss: bo
     now, seconds = time.time(), watch.seconds(*begun.marks) / len(curves)
     if losses.shape != ((block.steps,) if len(curves) == 1 else (block.steps, len(curves))):
         raise ValueError(f"the losses of {block.steps} steps of {len(curves)} runs have shape {losses.shape}")
-    for curve, digest, own in zip(curves, begun.digests, losses.reshape(block.steps, len(curves)).T, strict=True):
+    losses = losses.reshape(block.steps, len(curves))
+    finite = np.isfinite(losses)
+    last = np.where(finite.all(axis=0), block.steps, finite.argmin(axis=0)).tolist()  # finite losses of each run
+    for curve, digest, own, count in zip(curves, begun.digests, losses.T.tolist(), last, strict=True):
         if curve.blew_up_at_step is not None:
             continue
         curve.block_seconds.append(seconds)
         curve.block_steps.append(block.steps)
         curve.rows_digest = digest
-        finite = np.isfinite(own)
-        if not finite.all():
-            own = own[: np.argmin(finite)]
-            curve.blew_up_at_step = block.first + len(own)
+        if count < block.steps:
+            curve.blew_up_at_step = block.first + count
             curve.first_not_finite = "the loss itself, of weights that were finite" if blame_loss else None
-        curve.train_loss.extend(own.tolist())
-        curve.train_time.extend([now] * len(own))
+        curve.train_loss.extend(own[:count])
+        curve.train_time.extend([now] * count)
 
 
 def _look_at_state(curves: list[Curve], states: list[State], done: int) -> None:

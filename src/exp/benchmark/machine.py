@@ -37,6 +37,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def core(turn: int) -> int | None:
+    """One of the cores that this process may use, another for every turn; None where a system does not let one choose."""
+    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+    return allowed[turn % len(allowed)] if len(allowed) > 1 else None
+
+
 def others(first: Look, last: Look) -> float | None:
     """Cores that other processes, or other guests of the host, kept busy between two looks."""
     if None in (first.busy_seconds, last.busy_seconds) or last.at <= first.at:

@@ -1,5 +1,6 @@
 """The parent's end of a worker: orders and answers, in another process or (`isolated` false) in this one."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -28,15 +29,18 @@ class WorkerFailed(Exception):
 
 
 class Worker:
-    """A combination in a process of its own."""
+    """A combination in a process of its own. One that computes with one thread of the CPU stays on `core`, if that is given."""
 
-    def __init__(self, experiment: Experiment, data: Data):
+    def __init__(self, experiment: Experiment, data: Data, core: int | None = None):
         sent = _pickled(experiment), pickle.dumps(data)
         self._here, there = Pipe()
         command = [sys.executable, "-m", "exp.benchmark.worker", str(there.fileno())]
         # A group of its own: Ctrl-C in the terminal is for the parent, which ends its workers. What a method prints is lost.
         self._process = subprocess.Popen(command, pass_fds=[there.fileno()], stdout=subprocess.DEVNULL, process_group=0)
         there.close()
+        if core is not None and experiment.threads == 1 and experiment.device.name == "cpu":
+            with suppress(OSError):  # its process is over already: that it died, says the first answer
+                os.sched_setaffinity(self._process.pid, [core])
         self.send("load", list(sys.path), *sent)
 
     @property
@@ -88,7 +92,7 @@ class Local:
 
     pid = None
 
-    def __init__(self, experiment: Experiment, data: Data):
+    def __init__(self, experiment: Experiment, data: Data, core: int | None = None):
         # A copy: two of the same combination have a method each.
         self._experiment: Experiment = pickle.loads(_pickled(experiment))
         self._bench = Bench(self._experiment, data)

@@ -1,7 +1,8 @@
 """A session: combinations that are timed together, block by block in turns, in an order drawn anew for each round.
 
-Everything is repeated with new processes: memory lies otherwise in each. Of one combination there are two workers, which
-nobody could tell apart: what is found between those two is the noise floor.
+Everything is repeated with new processes: memory lies otherwise in each. What computes with one thread computes on the same
+core as all others of its set, and the next set on another: cores of one machine differ, from moment to moment. Of one
+combination there are two workers, which nobody could tell apart: what is found between those two is the noise floor.
 """
 
 from collections.abc import Callable, Sequence
@@ -74,13 +75,15 @@ class Participant:
 
 @dataclass
 class Session:
-    """What was measured: the ceilings of each place in turn, looks at the machine, and the order of every round."""
+    """What was measured: the ceilings of each place in turn, looks at the machine, the order of every round."""
 
     seed: int
     participants: list[Participant]
     ceilings: dict[Place, list[Ceilings]] = field(default_factory=dict)
     looks: list[tuple[machine.Look, machine.Look]] = field(default_factory=list)
     orders: list[list[list[int]]] = field(default_factory=list)
+    cores: list[int | None] = field(default_factory=list)
+    """Of every set: where its workers of one thread computed; None where the system chose."""
 
     @property
     def warnings(self) -> list[str]:
@@ -103,14 +106,16 @@ def measure(
     One that fails takes no further part, and says why in `failed`.
     """
     session = Session(seed, list(participants))
+    first = int(generator(seed, "benchmark", processes).integers(machine.cores()))
     for process in range(processes):
+        session.cores.append(machine.core(first + process) if isolated else None)
         with ExitStack() as stack:
             alive: dict[int, Worker | Local] = {}
             for number, each in enumerate(session.participants):
                 if each.failed is not None:
                     continue
                 try:
-                    alive[number] = (Worker if isolated else Local)(each.experiment, each.data)
+                    alive[number] = (Worker if isolated else Local)(each.experiment, each.data, session.cores[-1])
                 except WorkerFailed as error:
                     each.failed = str(error)
                 else:

@@ -23,11 +23,22 @@ from exp.state import State
 
 @dataclass(frozen=True)
 class Block:
-    """Steps `first` … `first + steps − 1`. `rows` are their mini-batches, (steps, B) or (K, steps, B); None: all rows."""
+    """Steps `first` … `first + steps − 1`. `rows` are their mini-batches, (steps, B) or (K, steps, B); None: all rows.
+
+    Where some of K runs have the same, `rows` has them once, (U, steps, B), and `of`, (K,), says which each run has.
+    """
 
     first: int
     steps: int
     rows: np.ndarray | None = None
+    of: np.ndarray | None = None
+
+    def placed(self, place: Place) -> Array | None:
+        """The rows of every step at a place, (steps, B) or (steps, K, B)."""
+        if self.rows is None:
+            return None
+        rows = put(self.rows, place).swapaxes(0, -2)
+        return rows if self.of is None else gather(rows, put(self.of, place))
 
 
 @dataclass(frozen=True)
@@ -90,9 +101,8 @@ class Method(abc.ABC):
 
     def steps(self, x: Array, y: Array, block: Block, place: Place) -> Array:
         """The losses of a block of steps, (steps,) or (steps, K), on the device. x and y are all rows, at `place`."""
-        if block.rows is None:
+        if (rows := block.placed(place)) is None:
             return stack([self.step(x, y) for _ in range(block.steps)])
-        rows = put(block.rows, place).swapaxes(0, -2)  # (steps, B) or (steps, K, B)
         return stack([self.step(gather(x, batch), gather(y, batch)) for batch in rows])
 
 

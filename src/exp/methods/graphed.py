@@ -5,9 +5,10 @@ batch shape and number of steps, and gathers its batches itself.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from exp.arrays import Array, Place, gather, put, stack
+from exp.arrays import Array, Place, gather, stack
 from exp.losses import Loss
 from exp.methods.base import ArrayMethod, Block, Formulas, Wrapper
 from exp.network import Network
@@ -19,6 +20,14 @@ STEPS_PER_REPLAY = 20
 
 WARM_UPS = 2
 """Steps taken before a capture, for what libraries set up at their first call; CUDA's own advice is a few."""
+
+
+@cache
+def _side_stream(device: str) -> Any:
+    """Where graphs are captured, which the default stream does not allow: one for all, as cuBLAS keeps memory for each."""
+    import torch
+
+    return torch.cuda.Stream(device)
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ class Graphed(Wrapper):
         return self._replayed(found, None)[0]
 
     def steps(self, x: Array, y: Array, block: Block, place: Place) -> Array:
-        rows = None if block.rows is None else put(block.rows, place).swapaxes(0, -2)  # (steps, B) or (steps, K, B)
+        rows = block.placed(place)
         losses = []
         done = 0
         while done < block.steps:
@@ -100,7 +109,7 @@ class Graphed(Wrapper):
             return stack(losses)
 
         before = fixed.map(lambda array: array.clone())
-        stream = torch.cuda.Stream()
+        stream = _side_stream(str(x.device))
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UPS):
@@ -109,6 +118,6 @@ class Graphed(Wrapper):
                 old.copy_(kept)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):  # records, and computes nothing
+        with torch.cuda.graph(graph, stream=stream):  # records, and computes nothing
             losses = steps()
         return Captured(graph, x, y, rows, losses)

@@ -10,7 +10,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_info
 
-from exp.arrays import Array, Place, gather, put
+from exp.arrays import Array, Place, gather
 from exp.errors import InputError
 from exp.losses import Loss
 from exp.methods.base import ArrayMethod, Block, Formulas
@@ -85,8 +85,7 @@ class Jax(ArrayMethod):
         return self._trained(x, y, None, 1)[0]
 
     def steps(self, x: Array, y: Array, block: Block, place: Place) -> Array:
-        rows = None if block.rows is None else put(block.rows, place).swapaxes(0, -2)  # (steps, B) or (steps, K, B)
-        return self._trained(x, y, rows, block.steps)
+        return self._trained(x, y, block.placed(place), block.steps)
 
     def _trained(self, x: Array, y: Array, rows: Array | None, steps: int) -> Array:
         """The losses of a block of steps."""

@@ -24,6 +24,8 @@ KILLED_PATIENCE_SECONDS = 5.0
 HEARTBEAT_SECONDS = 0.5
 """How often a run says that it is alive, and asks whether it is to stop."""
 
+LONGEST_REASON = 250
+
 Work = Callable[[Sequence[Member], Sequence[RunFolder], str, Callable[[], None]], Iterable[dict[str, Any]]]
 """Given runs, their folders, the device as torch names it, and a function that sends what is new: one after the other what
 each status says at the end. Raises for all that are left."""
@@ -59,7 +61,7 @@ def recorded(members: Sequence[Member], report: Report, work: Work, **status: An
                 report.say(f"failed: {record_failure(folders[left[0]], error)}")
                 return
             in_halves = _wants_memory(error)
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            reason = in_a_line(error)
             refused.update(dict.fromkeys(left, reason))
             how = "in two halves" if in_halves else "one by one"
             report.say(f"the program of {part.stop - part.start} runs: {reason}; they are done {how}")
@@ -127,11 +129,17 @@ def begun(experiment: Experiment) -> dict[str, Any]:
     return status | {"choices": experiment.choices, "tracking": experiment.tracker.address()}
 
 
+def in_a_line(error: BaseException) -> str:
+    """The kind of an error and what it says: torch's on a GPU's memory say a page."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= LONGEST_REASON else f"{text[: LONGEST_REASON - 1]}…"
+
+
 def record_failure(folder: RunFolder, error: BaseException) -> str:
     """Write the traceback and the status FAILED; returns what went wrong, where, and where the traceback is."""
     folder.write_text("error.txt", "".join(traceback.format_exception(error)))
     where = traceback.extract_tb(error.__traceback__)[-1]
-    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    reason = in_a_line(error)
     folder.update_status(status="FAILED", ended=time.time(), error=reason)
     return f"{reason} ({Path(where.filename).name} line {where.lineno}; {folder.path}/error.txt)"
 
