@@ -133,7 +133,6 @@ def test_more_threads_than_set_are_refused() -> None:
     assert compared(size.members[1], size, EQUIVALENT)["speed"] == "refused (threads)"
 
 
-@pytest.mark.usefixtures("fake_clock")
 @pytest.mark.skipif(machine.core(0) is None, reason="a single core, or a system that does not let one choose")
 def test_workers_of_one_thread_share_a_core_and_the_next_set_has_another(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cores differ from moment to moment: a ratio of times on two of them is noise."""
@@ -156,6 +155,7 @@ def test_workers_of_one_thread_share_a_core_and_the_next_set_has_another(monkeyp
     assert first != second and {first, second} <= allowed
 
 
+@pytest.mark.usefixtures("fake_clock")
 def test_warming_up_is_told_and_counts_for_nothing() -> None:
     size, session = timed(cheating.Honest(), cheating.WarmingUp())
     numbers = metrics(size.members[1], session)

@@ -79,9 +79,9 @@ def test_a_difference_below_the_floor_is_none(ratio: Ratio, hidden: bool) -> Non
     assert NoiseFloor.of(Ratio(0.99, 0.98, 1.0, 0.005)).hides(ratio) is hidden
 
 
-def test_the_floor_is_how_far_equals_were_apart_and_a_standard_error_more() -> None:
-    assert NoiseFloor.of(Ratio(0.99, 0.98, 1.0, 0.005)).log_ratio == pytest.approx(0.005 - log(0.99))
-    assert NoiseFloor.of(Ratio(1.0, 0.99, 1.03, 0.03)).share == pytest.approx(np.expm1(0.03))
+def test_the_floor_is_how_far_equals_were_apart_and_two_standard_errors_more() -> None:
+    assert NoiseFloor.of(Ratio(0.99, 0.98, 1.0, 0.005)).log_ratio == pytest.approx(0.01 - log(0.99))
+    assert NoiseFloor.of(Ratio(1.0, 0.99, 1.03, 0.03)).share == pytest.approx(np.expm1(0.06))
     assert not NoiseFloor.of(paired([[2.0]], [[1.0]])).known
 
 

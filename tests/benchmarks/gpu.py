@@ -1,9 +1,9 @@
 """Many runs that differ in numbers only, on a GPU: `python -m benchmarks.gpu [part …]`, in the folder `tests`.
 
-Parts: tutorial, small. 256 runs as one program of CUDA graphs and as one eager program; and one by one, as graphs and eagerly.
-A run more is the difference of two sweeps, whole commands in fresh folders with every point in MLflow, as `benchmarks.fused`
-has it; a step is that of a run in the training proper. The ceiling is measured in the same run: what the operations and the
-bytes of a step (`exp.benchmark.costs`) take at the rates of a large product and a large copy, the larger of the two.
+Parts: tutorial, small. 256 runs as one program of CUDA graphs; and one by one, as graphs and eagerly. A run more is the
+difference of two sweeps, whole commands in fresh folders with every point in MLflow, as `benchmarks.fused` has it; a step is
+that of a run in the training proper. The ceiling is measured in the same run: what the operations and the bytes of a step
+(`exp.benchmark.costs`) take at the rates of a large product and a large copy, the larger of the two.
 """
 
 import sys
@@ -26,7 +26,6 @@ FEW = (1, 5)
 
 HOWS = {
     "graphed, one program": ("method=graphed",),
-    "autograd, one program": ("method=autograd",),
     "graphed, one by one": ("method=graphed", "sweep.fuse=off"),
     "autograd, one by one": ("method=autograd", "sweep.fuse=off"),
 }

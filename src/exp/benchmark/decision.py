@@ -13,13 +13,13 @@ EXPLAINED = 0.5
 
 @dataclass(frozen=True)
 class NoiseFloor:
-    """How far apart two independent workers of the same combination were found, and a standard error more: a log ratio."""
+    """How far apart two independent workers of the same combination were found, and two standard errors more: a log ratio."""
 
     log_ratio: float
 
     @classmethod
     def of(cls, twins: Ratio) -> "NoiseFloor":
-        return cls(abs(log(twins.ratio)) + twins.error)
+        return cls(abs(log(twins.ratio)) + 2 * twins.error)
 
     @property
     def known(self) -> bool:

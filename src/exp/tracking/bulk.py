@@ -9,8 +9,9 @@ import re
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -90,11 +91,11 @@ class Bulk:
         self._tag(run, tags | {"mlflow.runName": name})
         return run
 
-    def add_points(self, run: str, name: str, points: list[Point]) -> None:
-        self._usual(run, [name])
-        rows = [(name, run, 0, *point) for point in points]
-        self._add("metrics", "key run_uuid is_nan step timestamp value", rows, IGNORE)
-        self._add("latest_metrics", "key run_uuid is_nan step timestamp value", [max(rows)], IF_LATER)
+    def add_points(self, run: str, points: Mapping[str, list[Point]]) -> None:
+        self._usual(run, points)
+        rows = {name: [(name, run, 0, *point) for point in some] for name, some in points.items()}
+        self._add("metrics", "key run_uuid is_nan step timestamp value", list(chain(*rows.values())), IGNORE)
+        self._add("latest_metrics", "key run_uuid is_nan step timestamp value", [*map(max, rows.values())], IF_LATER)
 
     def go_on(self, run: str) -> None:
         self._usual(run)
@@ -105,8 +106,7 @@ class Bulk:
         known = dict(self._rows("SELECT key, value FROM params WHERE run_uuid = ?", run))
         _unless(not place.startswith("file:///") or {**known, **ending.params} != {**ending.params, **known})
         self._add("params", "key value run_uuid", [(*param, run) for param in ending.params.items()], IGNORE)
-        for name, value in ending.metrics.items():
-            self.add_points(run, name, [(0, ending.ended, value)])
+        self.add_points(run, {name: [(0, ending.ended, value)] for name, value in ending.metrics.items()})
         self._tag(run, ending.tags | ({"mlflow.runName": ending.renamed} if ending.renamed else {}))
         self._database.executemany("DELETE FROM tags WHERE key = ? AND run_uuid = ?", [(key, run) for key in ending.left])
         if ending.dataset:

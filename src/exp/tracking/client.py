@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
@@ -58,8 +58,8 @@ class Client:
     def begin(self, experiment: str, name: str, started: int, tags: dict[str, str]) -> str:
         return self._client.create_run(experiment, start_time=started, tags=tags, run_name=name).info.run_id
 
-    def add_points(self, run: str, name: str, points: list[Point]) -> None:
-        metrics = [Metric(name, value, at, step) for step, at, value in points]
+    def add_points(self, run: str, points: Mapping[str, list[Point]]) -> None:
+        metrics = [Metric(name, value, at, step) for name, some in points.items() for step, at, value in some]
         for start in range(0, len(metrics), CHUNK):
             self._client.log_batch(run, metrics=metrics[start : start + CHUNK])
 

@@ -11,7 +11,7 @@ import json
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from functools import cached_property
 from pathlib import Path
@@ -52,7 +52,7 @@ class Writer(Protocol):
         """A new run, RUNNING."""
         ...
 
-    def add_points(self, run: str, name: str, points: list[Point]) -> None:
+    def add_points(self, run: str, points: Mapping[str, list[Point]]) -> None:
         """Add points of a metric, at least one; those that are there already are not added again."""
         ...
 
@@ -152,10 +152,9 @@ class Store:
             )
         if writer.lasting:
             known.keep(told)
-        for name, (points, sent) in new_points(folder.curve(), told["points"]).items():
-            if points:
-                writer.add_points(told["run"], name, points)
-            told["points"][name] = sent
+        new = new_points(folder.curve(), told["points"])
+        writer.add_points(told["run"], {name: points for name, (points, _) in new.items() if points})
+        told["points"] |= {name: sent for name, (_, sent) in new.items()}
         if over:
             writer.finish(told["run"], ending(folder, status))
         elif "revision" in told:  # a sweep that goes on
