@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cases
 import numpy as np
@@ -251,7 +251,7 @@ def test_an_inner_method_is_the_name_of_a_choice():
         ("tensr", "method.inner=tensr: no such choice; choose tensor"),
         ("numpy", "method.inner=numpy: computes without torch; give a method that has it"),
         ("jax", "method.inner=jax: computes without torch"),
-        ("compiled", "method.inner=compiled: takes another method's steps itself; give that one"),
+        ("graphed", "method.inner=graphed: takes another method's steps itself; give that one"),
         ("[tensor]", r"method.inner=\[tensor\]: allowed: text"),
         ("null", "method.inner=null: allowed: text"),
     ],
@@ -260,6 +260,66 @@ def test_an_inner_method_that_cannot_be_is_one_line(method: str, inner: str, sai
     with pytest.raises(InputError, match=said) as raised:
         configured(f"method={method}", f"method.inner={inner}")
     assert "\n" not in str(raised.value)
+
+
+def test_a_graph_may_hold_a_compiled_step_and_nothing_else_may(as_traced: list[Any]):
+    """Its pure transition is its step, from any state, and leaves its own state alone."""
+    assert type(configured("method=graphed", "method.inner=compiled").method.inner.inner) is Autograd
+    with pytest.raises(InputError, match="takes another method's steps itself"):
+        Compiled(inner=Compiled(inner=Tensor()))
+    with pytest.raises(InputError, match="takes another method's steps itself"):
+        Graphed(inner=Compiled(inner=Module()))
+    case = COMBINATIONS[0]
+    method, other = (cast(Compiled, trained(Compiled(inner=Tensor()), case, BLOCKS[:1]).method) for _ in range(2))
+    x, y = (torch.from_numpy(array[:4]) for array in case.data())
+    before = method.export()
+    losses = []
+    state = method.state
+    for _ in range(3):
+        loss, state = method.transition(state, x, y)
+        losses.append(float(loss))
+    assert losses == [float(other.step(x, y)) for _ in range(3)]
+    for name, array in other.export().named().items():
+        np.testing.assert_array_equal(get(state.named()[name]), array)
+        np.testing.assert_array_equal(method.export().named()[name], before.named()[name])
+
+
+@pytest.mark.parametrize("method", [Tensor, Autograd])
+@pytest.mark.parametrize(
+    ("rule", "decay", "products"), [("sgd", 0.0, 3), ("sgd", 0.1, 0), ("momentum", 0.0, 0), ("adam", 0.0, 0)]
+)
+def test_an_update_that_adds_a_product_is_one_product(
+    rule: str, decay: float, products: int, method: Any, as_traced: list[Any], monkeypatch: pytest.MonkeyPatch
+):
+    """Of three layers the weights; their biases, and what goes through a slot or a decay, are as traced."""
+    monkeypatch.setattr(cases.OPTIMIZERS[rule], "weight_decay", decay)
+    trained(Compiled(inner=method()), Case("mean_squared_error", rule, "relu-2-bias"), BLOCKS[:1])
+    (graph,) = as_traced
+    assert [str(node.target) for node in graph.graph.nodes].count("aten.addmm.default") == products
+
+
+def test_what_is_overwritten_in_between_or_used_twice_is_left_as_it_is():
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    p, a, b, s = torch.ones(2, 4), torch.rand(2, 3), torch.rand(3, 4), torch.tensor(0.5)
+
+    def plain(p: Array, a: Array, b: Array, s: Array) -> Array:
+        return torch.addcmul(p, a @ b, s)
+
+    def twice(p: Array, a: Array, b: Array, s: Array) -> Array:
+        product = a @ b
+        return torch.addcmul(p, product, s) + product
+
+    def overwriting(p: Array, a: Array, b: Array, s: Array) -> Array:
+        b = b.clone()
+        product = a @ b
+        b.zero_()
+        return torch.addcmul(p, product, s) + b.sum()
+
+    for function, expected in ((plain, 1), (twice, 0), (overwriting, 0)):
+        graph = compiled.accumulated(make_fx(function)(p, a, b, s))
+        assert [node.target for node in graph.graph.nodes].count(torch.ops.aten.addmm.default) == expected
+        torch.testing.assert_close(graph(p, a, b, s), function(p, a, b, s))
 
 
 def test_the_inner_methods_source_belongs_to_the_run_and_to_the_verdict():

@@ -16,6 +16,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason=f"needs a CUDA device; torch {torch.__version__} finds none"),
 ]
+GRAPHED_COMPILED = "graphed method.inner=compiled"
 DIGITS = ("experiment=digits", "training.epochs=2", "network.hidden=[16]", "precision=fp64", "tracker=none")
 
 
@@ -91,7 +92,7 @@ def test_methods_that_compile_train_as_numpy_does(method: str, tmp_path: Path) -
         np.testing.assert_allclose(gpu.weights[name], weight, rtol=1e-9, atol=1e-9 * np.abs(weight).max())
 
 
-@pytest.mark.parametrize("inner", ["tensor", "autograd", "function", "functional"])
+@pytest.mark.parametrize("inner", ["tensor", "autograd", "function", "functional", "compiled"])
 def test_a_graph_of_every_inner_method_is_the_same_step(inner: str, tmp_path: Path) -> None:
     """The tutorial: all rows in every step, 500 steps, 25 replays."""
     words = ("device=cuda", "precision=fp64", "tracker=none", f"runs={tmp_path}")
@@ -99,10 +100,10 @@ def test_a_graph_of_every_inner_method_is_the_same_step(inner: str, tmp_path: Pa
     np.testing.assert_allclose(graphed.losses, plain.losses, rtol=1e-10)
 
 
-@pytest.mark.parametrize("method", ["tensor", "autograd", "function", "functional", "compiled", "graphed"])
+@pytest.mark.parametrize("method", ["tensor", "autograd", "function", "functional", "compiled", "graphed", GRAPHED_COMPILED])
 def test_a_run_in_a_program_is_what_it_is_alone(method: str, here: Here, tmp_path: Path) -> None:
     """Ragged batches, seeds and widths of their own; 1e-12 a step of what sums in another order."""
-    words = ("-m", *DIGITS, f"method={method}", "device=cuda", "network.hidden=[16],[9]", "seed=0,1")
+    words = ("-m", *DIGITS, *f"method={method}".split(), "device=cuda", "network.hidden=[16],[9]", "seed=0,1")
     here(*words).ok()
     assert {status["program"]["runs"] for status in attempts(tmp_path)} == {4}
     together = {name: np.frombuffer(curve) for name, curve in curves(tmp_path).items()}
@@ -124,9 +125,9 @@ def test_a_right_step_is_equivalent_in_every_precision(experiment: str, method: 
     here("task=verify", *words).ok()
 
 
-@pytest.mark.parametrize("method", ["compiled", "jax"])
+@pytest.mark.parametrize("method", ["compiled", GRAPHED_COMPILED, "jax"])
 def test_a_compiled_step_is_equivalent(method: str, here: Here) -> None:
-    done = here("task=verify", f"method={method}", "device=cuda", "tracker=none")
+    done = here("task=verify", *f"method={method}".split(), "device=cuda", "tracker=none")
     if "is installed for the CPU only" in done.err or "is not installed" in done.err:
         pytest.skip(done.err)
     done.ok()

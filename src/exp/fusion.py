@@ -12,6 +12,7 @@ import json
 import resource
 from collections.abc import Hashable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -53,7 +54,10 @@ def unfused(experiment: Experiment) -> str | None:
     """Why a run cannot be a part of a program; None where it can."""
     if not experiment.method.stacks:
         return f"method={experiment.choices['method']} trains one run at a time"
-    parts = {"method": getattr(experiment.method, "inner", experiment.method), "loss": experiment.loss}
+    method: Any = experiment.method
+    while hasattr(method, "inner"):
+        method = method.inner
+    parts = {"method": method, "loss": experiment.loss}
     for group, part in (parts | {"optimizer": experiment.optimizer}).items():
         if not type(part).__module__.startswith("exp.") and not vars(type(part)).get("leading_axes"):
             return f"{group}={experiment.choices[group]} does not say leading_axes = True, that it knows stacks"

@@ -1,9 +1,10 @@
 """Many runs that differ in numbers only, on a GPU: `python -m benchmarks.gpu [part …]`, in the folder `tests`.
 
-Parts: tutorial, small. 256 runs as one program of CUDA graphs; and one by one, as graphs and eagerly. A run more is the
-difference of two sweeps, whole commands in fresh folders with every point in MLflow, as `benchmarks.fused` has it; a step is
-that of a run in the training proper. The ceiling is measured in the same run: what the operations and the bytes of a step
-(`exp.benchmark.costs`) take at the rates of a large product and a large copy, the larger of the two.
+Parts: tutorial, small. 256 runs as one program of CUDA graphs, their step compiled or as it is; and one by one, as graphs and
+eagerly. A run more is the difference of two sweeps, whole commands in fresh folders with every point in MLflow, as
+`benchmarks.fused` has it; a step is that of a run in the training proper, captures included. The ceiling is measured in the
+same run: what the operations and the bytes of a step (`exp.benchmark.costs`) take at the rates of a large product and a large
+copy, the larger of the two.
 """
 
 import sys
@@ -21,10 +22,11 @@ from exp.conditions import controlled
 from exp.configuration import instantiate
 from exp.precisions import FP32
 
-FEW = (1, 5)
+FEW = (1, 17)
 """Seeds of the sweeps one by one, with one value of what is varied."""
 
 HOWS = {
+    "compiled and graphed, one program": ("method=graphed", "method.inner=compiled"),
     "graphed, one program": ("method=graphed",),
     "graphed, one by one": ("method=graphed", "sweep.fuse=off"),
     "autograd, one by one": ("method=autograd", "sweep.fuse=off"),

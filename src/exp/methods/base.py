@@ -63,6 +63,11 @@ class Method(abc.ABC):
         """Whether it trains a stack of K runs as one program, each as if it were alone."""
         return False
 
+    @property
+    def pure(self) -> bool:
+        """Whether a step is a pure function of arrays: `transition`, of a state like its `state`."""
+        return False
+
     def unsupported(self, *, device: str, precision: str, network: Network, loss: Loss, optimizer: Optimizer) -> str | None:
         """Why this combination cannot run, in a sentence that names what would; None where it can.
 
@@ -119,6 +124,10 @@ class ArrayMethod(Method):
     def stacks(self) -> bool:
         return self.leading_axes
 
+    @property
+    def pure(self) -> bool:
+        return True
+
     def start(self, formulas: Formulas, state: State, place: Place) -> None:
         self.activation: Activation = ACTIVATIONS[formulas.network.activation]
         self.loss, self.optimizer = formulas.loss, formulas.optimizer
@@ -173,13 +182,16 @@ class Wrapper(Method):
     On the command line, in YAML and in every record `inner` is the name of a choice of `method`.
     """
 
+    takes_wrappers: ClassVar[bool] = False
+    """Whether `inner` may be a wrapper itself, if its step is pure."""
+
     inner: Method
 
     def __post_init__(self) -> None:
         name = type(self.inner).__name__.lower()
         if self.inner.library != "torch":
             raise InputError("inner", name, "computes without torch; give a method that has it, such as autograd or tensor")
-        if isinstance(self.inner, Wrapper):
+        if isinstance(self.inner, Wrapper) and not (self.takes_wrappers and self.inner.pure):
             raise InputError("inner", name, "takes another method's steps itself; give that one, such as autograd or tensor")
 
     @property

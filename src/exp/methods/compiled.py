@@ -1,14 +1,15 @@
 """method=compiled: the step of another torch method as one program that torch.compile's Inductor has made of it.
 
 A pure `transition` is traced with forward, backward and update together (`make_fx` records what autograd does too), so that
-nothing is left to Python but one call. Numbers of the optimizer are inputs: another learning rate is the same program.
+nothing is left to Python but one call. Numbers of the optimizer are inputs: another learning rate is the same program. Where
+an update adds a multiple of a matrix product, the product begins with what it is added to: see `accumulated`.
 """
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from exp.arrays import Array, Place
 from exp.losses import Loss
@@ -28,6 +29,15 @@ _executables: dict[Any, Executable] = {}
 @dataclass(kw_only=True)
 class Compiled(Wrapper):
     """The steps of `inner`, compiled at the first of each batch shape; the second compiles nothing."""
+
+    @property
+    def pure(self) -> bool:
+        return self.inner.pure
+
+    @property
+    def state(self) -> State:
+        """The state that the program has reached, on the device."""
+        return State.from_named(dict(zip(self.names, self.arrays, strict=True)))
 
     def unsupported(self, *, device: str, precision: str, network: Network, loss: Loss, optimizer: Optimizer) -> str | None:
         if device == "cpu" and not _has_compiler():
@@ -52,6 +62,15 @@ class Compiled(Wrapper):
         loss, *self.arrays = self.executables[shape](*self.arrays, *self.numbers.values(), x, y)
         return loss
 
+    def transition(self, state: State, x: Array, y: Array) -> tuple[Array, State]:
+        """The loss of a state on (x, y), and the state after one update, where that of `inner` is pure."""
+        shape, inner = (*x.shape, *y.shape), cast(ArrayMethod, self.running)
+        if shape not in self.executables:
+            self.executables[shape] = self._traced(inner, x, y)
+        named = state.named()
+        loss, *after = self.executables[shape](*named.values(), *self.numbers.values(), x, y)
+        return loss, State.from_named(dict(zip(named, after, strict=True)))
+
     def predict(self, x: Array) -> Array:
         return self._current().predict(x)
 
@@ -61,7 +80,7 @@ class Compiled(Wrapper):
     def _current(self) -> Any:
         """The inner method with the state that the program has reached."""
         if isinstance(self.running, ArrayMethod):
-            self.running.state = State.from_named(dict(zip(self.names, self.arrays, strict=True)))
+            self.running.state = self.state
         return self.running
 
     def _traced(self, method: ArrayMethod, x: Array, y: Array) -> Executable:
@@ -78,7 +97,7 @@ class Compiled(Wrapper):
             return [loss, *(after.named()[name] for name in names)]
 
         arguments = [*self.arrays, *self.numbers.values(), x, y]
-        graph = make_fx(step)(*arguments)
+        graph = accumulated(make_fx(step)(*arguments))
         own = id(graph) if any(node.op == "get_attr" for node in graph.graph.nodes) else None  # it holds arrays itself
         forms = [(each.shape, each.stride(), each.dtype, each.device) for each in arguments]
         asked = repr((graph.code, forms, torch.get_num_threads(), own))
@@ -97,6 +116,35 @@ class Compiled(Wrapper):
         self.executables[shape] = self.compiled
         with _in_this_process(), torch._dynamo.config.patch(recompile_limit=1000, accumulated_recompile_limit=10**6):
             return self.compiled(x, y)
+
+
+def accumulated(graph: Any) -> Any:
+    """Of a traced graph, p + a b · s as one product that begins with p: p + a (b · s). Neither a b nor its multiple is stored.
+
+    s is a number, or one for each run, (K, 1, 1). Only where a b is used nowhere else, and nothing is overwritten in between.
+    """
+    import torch
+
+    aten = torch.ops.aten
+    products = {aten.mm.default: aten.addmm.default, aten.bmm.default: aten.baddbmm.default}
+    nodes = list(graph.graph.nodes)
+    for node in nodes:
+        if node.target != aten.addcmul.default or node.kwargs:
+            continue
+        p, found, scale = node.args
+        while found.target in (aten.view.default, aten._unsafe_view.default) and len(found.users) == 1:
+            found = found.args[0]
+        between = nodes[nodes.index(found) : nodes.index(node)]
+        overwritten = any(getattr(getattr(each.target, "_schema", None), "is_mutable", False) for each in between)
+        if found.target not in products or len(found.users) > 1 or overwritten:
+            continue
+        a, b = found.args
+        with graph.graph.inserting_before(node):
+            scaled = graph.graph.call_function(aten.mul.Tensor, (b, scale))
+            node.replace_all_uses_with(graph.graph.call_function(products[found.target], (p, a, scaled)))
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
 
 
 def lowered(graph: Any, arguments: list[Array]) -> Executable:

@@ -10,7 +10,7 @@ from typing import Any
 
 from exp.arrays import Array, Place, gather, stack
 from exp.losses import Loss
-from exp.methods.base import ArrayMethod, Block, Formulas, Wrapper
+from exp.methods.base import Block, Formulas, Wrapper
 from exp.network import Network
 from exp.optimizers import Optimizer
 from exp.state import State
@@ -45,9 +45,11 @@ class Captured:
 class Graphed(Wrapper):
     """The steps of `inner`, captured at the first of each batch shape and replayed from then on."""
 
+    takes_wrappers = True
+
     def unsupported(self, *, device: str, precision: str, network: Network, loss: Loss, optimizer: Optimizer) -> str | None:
-        if not isinstance(self.inner, ArrayMethod):
-            return "a graph holds a step that is a pure function of arrays; use method.inner=autograd, tensor or function"
+        if not self.inner.pure:
+            return "a graph holds a step that is a pure function of arrays; use method.inner=autograd, tensor or compiled"
         if device != "cuda":
             return "CUDA graphs are a thing of NVIDIA GPUs; use device=cuda, or method=compiled"
         chosen: Any = {"network": network, "loss": loss, "optimizer": optimizer}
@@ -98,7 +100,7 @@ class Graphed(Wrapper):
         method: Any = self.running
         fixed = method.state  # where every graph of this run finds the state and leaves it
 
-        def steps() -> Array:
+        def steps(count: int) -> Array:
             losses, state = [], fixed
             for step in range(count):
                 batch = (x, y) if rows is None else (gather(x, rows[step]), gather(y, rows[step]))
@@ -113,11 +115,11 @@ class Graphed(Wrapper):
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UPS):
-                steps()
+                steps(1)
             for old, kept in zip(fixed.named().values(), before.named().values(), strict=True):
                 old.copy_(kept)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=stream):  # records, and computes nothing
-            losses = steps()
+            losses = steps(count)
         return Captured(graph, x, y, rows, losses)
