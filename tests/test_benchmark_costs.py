@@ -9,13 +9,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from exp.arrays import Place
 from exp.benchmark import machine
+from exp.benchmark.bench import Bench
 from exp.benchmark.ceilings import ceilings
-from exp.benchmark.costs import step_costs
+from exp.benchmark.costs import REPEATING, costs, repeatable, step_costs
 from exp.benchmark.machine import Look
-from exp.benchmark.plan import costs, too_large, too_slow
+from exp.benchmark.plan import too_large, too_slow
+from exp.benchmark.replay import judged_with_blocks
 from exp.benchmark.session import Participant
 from exp.composition import compose
 from exp.configuration import instantiate
+from exp.verification.verdict import UNDECIDED
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -124,3 +127,23 @@ def test_this_machine_can_be_looked_at() -> None:
     last = machine.look([None])
     assert last.at > first.at
     assert machine.others(first, last) is None or machine.others(first, last) >= 0  # type: ignore[operator]
+
+
+def test_a_block_is_no_longer_than_can_be_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    each = experiment("problem.samples=8", "network.hidden=[4]", "method=numpy", "threads=2")
+    each.experiment.resolve_device()
+    step = costs(each.experiment, each.data).operations
+
+    def block() -> int:
+        bench = Bench(each.experiment, each.data)
+        bench.start()
+        warm = bench.warm(1)
+        return warm.block_steps * warm.block_calls
+
+    assert repeatable(each.experiment, each.data) > 1000 and block() > 7
+    monkeypatch.setattr("exp.benchmark.costs.MOST_REPEATED", 7 * REPEATING * step / 2)  # for each of two threads
+    assert repeatable(each.experiment, each.data) == 7 and block() == 7
+    monkeypatch.setattr("exp.benchmark.costs.MOST_REPEATED", 0.9 * REPEATING * step / 2)
+    assert repeatable(each.experiment, each.data) == 0
+    verdict = judged_with_blocks(each)
+    assert verdict.verdict == UNDECIDED and "more threads" in verdict.line

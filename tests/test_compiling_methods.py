@@ -284,44 +284,6 @@ def test_a_graph_may_hold_a_compiled_step_and_nothing_else_may(as_traced: list[A
         np.testing.assert_array_equal(method.export().named()[name], before.named()[name])
 
 
-@pytest.mark.parametrize("method", [Tensor, Autograd])
-@pytest.mark.parametrize(
-    ("rule", "decay", "products"), [("sgd", 0.0, 3), ("sgd", 0.1, 0), ("momentum", 0.0, 0), ("adam", 0.0, 0)]
-)
-def test_an_update_that_adds_a_product_is_one_product(
-    rule: str, decay: float, products: int, method: Any, as_traced: list[Any], monkeypatch: pytest.MonkeyPatch
-):
-    """Of three layers the weights; their biases, and what goes through a slot or a decay, are as traced."""
-    monkeypatch.setattr(cases.OPTIMIZERS[rule], "weight_decay", decay)
-    trained(Compiled(inner=method()), Case("mean_squared_error", rule, "relu-2-bias"), BLOCKS[:1])
-    (graph,) = as_traced
-    assert [str(node.target) for node in graph.graph.nodes].count("aten.addmm.default") == products
-
-
-def test_what_is_overwritten_in_between_or_used_twice_is_left_as_it_is():
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    p, a, b, s = torch.ones(2, 4), torch.rand(2, 3), torch.rand(3, 4), torch.tensor(0.5)
-
-    def plain(p: Array, a: Array, b: Array, s: Array) -> Array:
-        return torch.addcmul(p, a @ b, s)
-
-    def twice(p: Array, a: Array, b: Array, s: Array) -> Array:
-        product = a @ b
-        return torch.addcmul(p, product, s) + product
-
-    def overwriting(p: Array, a: Array, b: Array, s: Array) -> Array:
-        b = b.clone()
-        product = a @ b
-        b.zero_()
-        return torch.addcmul(p, product, s) + b.sum()
-
-    for function, expected in ((plain, 1), (twice, 0), (overwriting, 0)):
-        graph = compiled.accumulated(make_fx(function)(p, a, b, s))
-        assert [node.target for node in graph.graph.nodes].count(torch.ops.aten.addmm.default) == expected
-        torch.testing.assert_close(graph(p, a, b, s), function(p, a, b, s))
-
-
 def test_the_inner_methods_source_belongs_to_the_run_and_to_the_verdict():
     one, other = (configured("method=compiled", f"method.inner={inner}") for inner in ("autograd", "tensor"))
     assert "exp/methods/autograd.py" in run_sources(one) and "exp/methods/autograd.py" not in run_sources(other)

@@ -99,13 +99,14 @@ def a_run_of_ours(part: Part, *how: str, env: dict[str, str] | None = None) -> C
     return measured
 
 
-BARE: dict[tuple[Part, tuple[str, ...]], float] = {}
+BARE: dict[tuple[Part, tuple[str, ...]], tuple[float, float]] = {}
 
 
-def bare(folder: Path) -> float:
-    """Seconds of a step of a run in the training proper, over all runs."""
-    statuses = [run.status() for run in run_folders(folder / "runs")]
-    return float(np.mean([status["metrics"]["time/train_seconds"] / STEPS for status in statuses]))
+def bare(folder: Path) -> tuple[float, float]:
+    """Seconds of a step of a run in the training proper, mean over all runs: of all steps, and of the median one."""
+    metrics = [run.status()["metrics"] for run in run_folders(folder / "runs")]
+    every = float(np.mean([each["time/train_seconds"] for each in metrics])) / STEPS
+    return every, float(np.mean([each["time/step_seconds"] for each in metrics]))
 
 
 def a_run_of(text: str, part: Part, *, few: int, many: int, hydra: bool) -> Callable[[], float]:
@@ -161,7 +162,7 @@ def main() -> None:
             told = f"{statistics.median(values):8.4f}  ({min(values):.4f} to {max(values):.4f})  {peer}"
             print(f"{told}: {statistics.median(values) / first:.1f} times exp")
         for how, label in (((), "exp"), (("sweep.fuse=off",), "exp, one by one")):
-            print(f"{BARE[(part, how)] * 1e6:8.0f} µs a step in the training proper: {label}")
+            print(f"{BARE[(part, how)][0] * 1e6:8.0f} µs a step in the training proper: {label}")
         if steps:
             how = f"vmap over all runs of a width, scan over {STEPS} steps"
             print(f"{statistics.median(steps) * 1e6:8.0f} µs a step of JAX, {how}")

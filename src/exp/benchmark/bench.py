@@ -7,13 +7,14 @@ outside, twice: what a method has left to do then shows in the first reading.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 from typing import Any
 
 import numpy as np
 
 from exp.arrays import Place, get, put
 from exp.benchmark import clock
+from exp.benchmark.costs import repeatable
 from exp.benchmark.fresh import Fresh, batches, fresh
 from exp.benchmark.warming import MOST_SECONDS, is_warm
 from exp.experiment import Experiment
@@ -25,7 +26,8 @@ from exp.state import State
 from exp.training import LONGEST_BLOCK
 
 BLOCK_SECONDS = 0.04
-"""What a timed block is to take: long beside an exchange with the parent, short beside what disturbs a machine."""
+"""What a timed block is to take: long beside an exchange with the parent, short beside what disturbs a machine. Less where so
+many steps are more than can be done again, to be judged."""
 
 WARMING_BLOCK_SECONDS = 0.005
 MOST_CALLS = 50
@@ -121,8 +123,9 @@ class Bench:
                 break
             steps = min(max(ceil(WARMING_BLOCK_SECONDS / step_seconds), 1), LONGEST_BLOCK)
         step_seconds = float(np.median(found[-5:])) if found else step_seconds
-        block_steps = min(max(round(BLOCK_SECONDS / step_seconds), 1), LONGEST_BLOCK)
-        calls = min(max(round(BLOCK_SECONDS / step_seconds / block_steps), 1), MOST_CALLS)
+        wanted = min(BLOCK_SECONDS / step_seconds, repeatable(self._experiment, self._data) or inf)
+        block_steps = min(max(round(wanted), 1), LONGEST_BLOCK)
+        calls = min(max(round(wanted / block_steps), 1), MOST_CALLS)
         return Warm(done, now - began, stable, step_seconds, block_steps, calls)
 
     def prepare(self, seed: int, steps: int, calls: int) -> None:

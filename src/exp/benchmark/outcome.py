@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from exp.benchmark.cheats import Refusal, refusal
-from exp.benchmark.costs import Costs
+from exp.benchmark.costs import Costs, costs
 from exp.benchmark.decision import NONE, NoiseFloor, limited_by
-from exp.benchmark.plan import Size, costs
+from exp.benchmark.plan import Size
 from exp.benchmark.session import Participant, Session
 from exp.benchmark.statistics import Ratio, paired, spread
 from exp.verification.verdict import EQUIVALENT

@@ -5,12 +5,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from exp.benchmark.costs import Costs, step_costs
+from exp.benchmark.costs import costs
 from exp.benchmark.peers import peers
 from exp.benchmark.session import Participant
-from exp.experiment import Experiment
 from exp.memory import free_bytes
-from exp.problems import Data
 
 MOST_TOGETHER = 12
 """Of sizes with more participants in all each is timed by itself: idle workers hold memory."""
@@ -38,21 +36,6 @@ class Size:
     @property
     def participants(self) -> list[Participant]:
         return [each for each in (*self.members, self.twin, *self.peers) if each is not None and each.able]
-
-
-def costs(experiment: Experiment, data: Data) -> Costs:
-    """Of one step of an experiment."""
-    samples, inputs = data.train.inputs.shape
-    widths = experiment.network.widths(inputs, data.train.targets.shape[1])
-    optimizer = experiment.optimizer
-    return step_costs(
-        experiment.training.batch_size or samples,
-        widths,
-        bias=experiment.network.bias,
-        slots=tuple(optimizer.slot_names),
-        decays=bool(optimizer.weight_decay),
-        samples=samples,
-    )
 
 
 def sizes(participants: Sequence[Participant], wanted_peers: Sequence[str]) -> list[Size]:

@@ -7,12 +7,12 @@ reference runs freely, until the states decide no more (`verification.block`). N
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from exp.arrays import Array
+from exp.benchmark.costs import REPEATING, costs, repeatable
 from exp.benchmark.fresh import fresh
 from exp.benchmark.session import Audit, Participant
 from exp.judgement import case, conditions, judged
@@ -25,10 +25,6 @@ from exp.verification.judge import At, Judge
 from exp.verification.subject import Subject
 from exp.verification.training_run import JUDGED_OPERATIONS, LOOKED_AT
 from exp.verification.verdict import EQUIVALENT, Verdict, concluded, undecided
-
-MOST_OPERATIONS = 3e11
-"""Floating-point operations of the steps that are done again in all, at most, for each thread: where a tenth of it does not do
-a step, nothing is judged."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +49,13 @@ def judged_with_blocks(participant: Participant, *, alone: bool = False) -> Verd
     """
     experiment, data = participant.experiment, participant.data
     device = experiment.device.torch_name
-    rows = experiment.training.batch_size or len(data.train.inputs)
-    widths = experiment.network.widths(data.train.inputs.shape[1], data.train.targets.shape[1])
-    operations = 6.0 * rows * sum(one * other for one, other in pairwise(widths))
-    if operations > MOST_OPERATIONS / 10 * experiment.threads:
+    if not repeatable(experiment, data):
+        operations = costs(experiment, data).operations
         reason = f"one step of {operations:.1e} floating-point operations is too much to be done again in float64"
         return undecided(reason, "a smaller network or batch, or more threads")
 
     def further(asked: Case, judge: Judge) -> None:
-        judge_audits(asked, judge, participant, operations)
+        judge_audits(asked, judge, participant)
 
     with conditions(experiment, device):
         if not alone:
@@ -78,7 +72,7 @@ def judged_with_blocks(participant: Participant, *, alone: bool = False) -> Verd
         return replace(found, remarks=judge.remarks, comparisons=len(judge.judged))
 
 
-def judge_audits(asked: Case, judge: Judge, participant: Participant, operations: float) -> None:
+def judge_audits(asked: Case, judge: Judge, participant: Participant) -> None:
     """Judge the timed blocks that were kept, and of all the others what a look can tell."""
     every = [timed for process in participant.blocks for timed in process]
     for number, timed in enumerate(every):
@@ -87,14 +81,14 @@ def judge_audits(asked: Case, judge: Judge, participant: Participant, operations
             judge.add(at, "batches", "number of losses", exactly(len(timed.losses), timed.steps))
         if timed.counted != timed.steps:
             judge.add(at, "update", "count", exactly(timed.counted, timed.steps))
-    spent = 0.0
+    operations = costs(participant.experiment, participant.data).operations
+    left = repeatable(participant.experiment, participant.data)
     for place, audit in enumerate(participant.audits):
-        cost = 4 * operations * audit.timed.steps
-        if spent and spent + cost > MOST_OPERATIONS * participant.experiment.threads:
+        left -= audit.timed.steps
+        if place and left < 0:
             break
-        spent += cost
         number = next(number for number, timed in enumerate(every) if timed is audit.timed)
-        looked_at = LOOKED_AT[: max(1, int(JUDGED_OPERATIONS / operations / 4))] if place == 0 else LOOKED_AT[:1]
+        looked_at = LOOKED_AT[: max(1, int(JUDGED_OPERATIONS / operations / REPEATING))] if place == 0 else LOOKED_AT[:1]
         _judge_audit(asked, judge, participant, audit, f"timed block {number}", looked_at)
 
 

@@ -1,8 +1,7 @@
 """method=compiled: the step of another torch method as one program that torch.compile's Inductor has made of it.
 
 A pure `transition` is traced with forward, backward and update together (`make_fx` records what autograd does too), so that
-nothing is left to Python but one call. Numbers of the optimizer are inputs: another learning rate is the same program. Where
-an update adds a multiple of a matrix product, the product begins with what it is added to: see `accumulated`.
+nothing is left to Python but one call. Numbers of the optimizer are inputs: another learning rate is the same program.
 """
 
 import os
@@ -97,7 +96,7 @@ class Compiled(Wrapper):
             return [loss, *(after.named()[name] for name in names)]
 
         arguments = [*self.arrays, *self.numbers.values(), x, y]
-        graph = accumulated(make_fx(step)(*arguments))
+        graph = make_fx(step)(*arguments)
         own = id(graph) if any(node.op == "get_attr" for node in graph.graph.nodes) else None  # it holds arrays itself
         forms = [(each.shape, each.stride(), each.dtype, each.device) for each in arguments]
         asked = repr((graph.code, forms, torch.get_num_threads(), own))
@@ -116,35 +115,6 @@ class Compiled(Wrapper):
         self.executables[shape] = self.compiled
         with _in_this_process(), torch._dynamo.config.patch(recompile_limit=1000, accumulated_recompile_limit=10**6):
             return self.compiled(x, y)
-
-
-def accumulated(graph: Any) -> Any:
-    """Of a traced graph, p + a b · s as one product that begins with p: p + a (b · s). Neither a b nor its multiple is stored.
-
-    s is a number, or one for each run, (K, 1, 1). Only where a b is used nowhere else, and nothing is overwritten in between.
-    """
-    import torch
-
-    aten = torch.ops.aten
-    products = {aten.mm.default: aten.addmm.default, aten.bmm.default: aten.baddbmm.default}
-    nodes = list(graph.graph.nodes)
-    for node in nodes:
-        if node.target != aten.addcmul.default or node.kwargs:
-            continue
-        p, found, scale = node.args
-        while found.target in (aten.view.default, aten._unsafe_view.default) and len(found.users) == 1:
-            found = found.args[0]
-        between = nodes[nodes.index(found) : nodes.index(node)]
-        overwritten = any(getattr(getattr(each.target, "_schema", None), "is_mutable", False) for each in between)
-        if found.target not in products or len(found.users) > 1 or overwritten:
-            continue
-        a, b = found.args
-        with graph.graph.inserting_before(node):
-            scaled = graph.graph.call_function(aten.mul.Tensor, (b, scale))
-            node.replace_all_uses_with(graph.graph.call_function(products[found.target], (p, a, scaled)))
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-    return graph
 
 
 def lowered(graph: Any, arguments: list[Array]) -> Executable:
