@@ -13,7 +13,7 @@ from cheating import STEP_SECONDS, Clock
 from exp.benchmark import clock, machine
 from exp.benchmark.bench import Bench
 from exp.benchmark.ceilings import Ceilings
-from exp.benchmark.outcome import compared, metrics, refused_of
+from exp.benchmark.outcome import compared, metrics, raw, refused_of
 from exp.benchmark.plan import Size
 from exp.benchmark.processes import Worker
 from exp.benchmark.replay import judged_with_blocks
@@ -34,7 +34,7 @@ def fake_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time passes only when a method says so, the same on every machine."""
     monkeypatch.setitem(clock._clocks, "host", lambda: round(Clock.host * 1e9))
     monkeypatch.setitem(clock._clocks, "processor", lambda: round(Clock.processor * 1e9))
-    monkeypatch.setattr("exp.benchmark.processes.ceilings", lambda place, edge: Ceilings(1e9, 1e9))  # no product ticks
+    monkeypatch.setattr("exp.benchmark.bench.ceilings", lambda place, edge: Ceilings(1e9, 1e9))  # no product ticks
 
 
 @pytest.fixture(autouse=True)
@@ -133,7 +133,7 @@ def test_more_threads_than_set_are_refused() -> None:
     assert compared(size.members[1], size, EQUIVALENT)["speed"] == "refused (threads)"
 
 
-@pytest.mark.skipif(machine.core(0) is None, reason="a single core, or a system that does not let one choose")
+@pytest.mark.skipif(machine.quiet_core(0) is None, reason="a single core, or a system that does not let one choose")
 def test_workers_of_one_thread_share_a_core_and_the_next_set_has_another(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cores differ from moment to moment: a ratio of times on two of them is noise."""
     found: list[set[int]] = []
@@ -145,6 +145,7 @@ def test_workers_of_one_thread_share_a_core_and_the_next_set_has_another(monkeyp
             return super().do(name, *arguments)
 
     monkeypatch.setattr("exp.benchmark.session.Worker", Watched)
+    monkeypatch.setattr(machine, "quiet_core", lambda turn: sorted(os.sched_getaffinity(0))[turn % 2])
     members = [participant(NumPy()), participant(NumPy()), participant(NumPy(), "threads=2")]
     session = measure(members, seed=0, processes=2, seconds=0.1)
     first, second = session.cores
@@ -153,6 +154,21 @@ def test_workers_of_one_thread_share_a_core_and_the_next_set_has_another(monkeyp
         assert sorted(map(len, affinities)) == sorted([1, 1, len(allowed)])
         assert all(core in each for each in affinities)
     assert first != second and {first, second} <= allowed
+    assert {each.environment["cores"] for each in members} == {len(allowed)}  # of the machine, not of the worker
+    assert raw(members[0], Size(members), session)["core"] == [first, second]
+    assert raw(members[2], Size(members), session)["core"] == [None, None]
+
+
+def test_a_busy_core_is_left_to_others_and_a_slow_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", None, raising=False)
+    monkeypatch.setattr(machine, "LOOK_SECONDS", 0.2)
+    idle = iter([dict.fromkeys(range(4), 100), {0: 120, 1: 101, 2: 119, 3: 120}])  # ticks of a hundredth of a second
+    monkeypatch.setattr(machine, "_idle_ticks", lambda: next(idle))
+    monkeypatch.setattr(machine, "_text", lambda path: "512" if "cpu3/" in path else "1024")
+    assert machine.quiet_core(1) == 2  # of 0 and 2 the second
+    monkeypatch.setattr(machine, "_idle_ticks", dict)  # a system that does not tell
+    assert [machine.quiet_core(turn) for turn in range(4)] == [0, 1, 2, 0]
 
 
 @pytest.mark.usefixtures("fake_clock")

@@ -10,6 +10,7 @@ import pytest
 from commands import exp as command
 from commands import tracked
 
+from exp.benchmark import machine
 from exp.benchmark.crossing import answer, charts, page
 from exp.benchmark.session import LEAST_ROUNDS
 from exp.benchmark.table import notes, rows_of, text
@@ -118,6 +119,22 @@ def test_runs_that_other_processes_do_are_not_timed(tmp_path: Path) -> None:
     assert "use hydra/launcher=basic" in done.status()["error"]
 
 
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed: pip install 'exp[jax]'")
+@pytest.mark.parametrize("isolated", [True, False])
+def test_jax_is_timed_and_judged_beside_the_others(isolated: bool, tmp_path: Path) -> None:
+    """Its arrays are new for every block, its ceilings NumPy's. XLA has a thread beside the one that asks, not on one core."""
+    task = Benchmark(seconds=0.3, processes=1, isolated=isolated)
+    words = ("precision=fp64", "training.batch_size=4")  # fp64: a jax that was not told computes in float32
+    folders = task.record_together(members(tmp_path, "numpy", "jax", words=words), Report(title=""))
+    assert [folder.status()["verdict"] for folder in folders] == ["equivalent"] * 2
+    status = folders[1].status()
+    assert status["metrics"]["speed/share_of_arithmetic"] > 0
+    if isolated and machine.quiet_core(0) is not None:
+        assert status["metrics"]["speed/ratio"] > 0
+    else:
+        assert status["benchmark"]["speed"] == "refused (threads)" or status["metrics"]["speed/ratio"] > 0
+
+
 def test_what_is_too_large_is_said_and_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -212,6 +229,12 @@ def test_where_a_gpu_begins_to_win_is_computed_from_the_table() -> None:
     ]
     idle = [status("cpu", *size, 1.0, threads=1) for size in SIZES]
     assert answer([*idle, *gpu])[2:] == ["the CPU computed with 1 of its 16 cores; threads=16 gives it all of them"]
+    both = [status("cpu", *size, 1.0, threads=threads) for size in SIZES for threads in (1, 16)]
+    assert len(answer([*both, *gpu])) == 2
+    wide = [each | {"metrics": each["metrics"] | {"speed/step_seconds_high": 0.03}} for each in gpu]
+    assert answer([*cpu, *wide])[1].endswith(
+        "not sure at any of these sizes, perhaps from 4096 hidden units, batch 4096 on: the intervals are too wide"
+    )
     unproven = [*cpu, *gpu[:3], status("cuda", 4096, 4096, 0.0125, verdict="different")]
     assert answer(unproven)[1].endswith("not true at any of these sizes")
     figures = charts([*cpu, *gpu])

@@ -9,12 +9,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from exp.arrays import Place
 from exp.benchmark import machine
-from exp.benchmark.bench import Bench
 from exp.benchmark.ceilings import ceilings
-from exp.benchmark.costs import REPEATING, costs, repeatable, step_costs
+from exp.benchmark.costs import costs, step_costs
 from exp.benchmark.machine import Look
 from exp.benchmark.plan import too_large, too_slow
-from exp.benchmark.replay import judged_with_blocks
+from exp.benchmark.replay import JUDGING, judgeable, judged_with_blocks
 from exp.benchmark.session import Participant
 from exp.composition import compose
 from exp.configuration import instantiate
@@ -129,21 +128,14 @@ def test_this_machine_can_be_looked_at() -> None:
     assert machine.others(first, last) is None or machine.others(first, last) >= 0  # type: ignore[operator]
 
 
-def test_a_block_is_no_longer_than_can_be_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_is_too_much_to_be_judged_is_undecided(monkeypatch: pytest.MonkeyPatch) -> None:
     each = experiment("problem.samples=8", "network.hidden=[4]", "method=numpy", "threads=2")
     each.experiment.resolve_device()
     step = costs(each.experiment, each.data).operations
-
-    def block() -> int:
-        bench = Bench(each.experiment, each.data)
-        bench.start()
-        warm = bench.warm(1)
-        return warm.block_steps * warm.block_calls
-
-    assert repeatable(each.experiment, each.data) > 1000 and block() > 7
-    monkeypatch.setattr("exp.benchmark.costs.MOST_REPEATED", 7 * REPEATING * step / 2)  # for each of two threads
-    assert repeatable(each.experiment, each.data) == 7 and block() == 7
-    monkeypatch.setattr("exp.benchmark.costs.MOST_REPEATED", 0.9 * REPEATING * step / 2)
-    assert repeatable(each.experiment, each.data) == 0
+    assert judgeable(each) > 1000
+    monkeypatch.setattr("exp.benchmark.replay.MOST_OPERATIONS", 7 * JUDGING * step / 2)  # for each of two threads
+    assert judgeable(each) == 7
+    monkeypatch.setattr("exp.benchmark.replay.MOST_OPERATIONS", 0.9 * JUDGING * step / 2)
+    assert judgeable(each) == 0
     verdict = judged_with_blocks(each)
     assert verdict.verdict == UNDECIDED and "more threads" in verdict.line

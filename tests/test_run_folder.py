@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from exp import data, load
 from exp.claims import Claims
-from exp.errors import InputError
+from exp.errors import LONGEST_REASON, InputError, in_a_line
 from exp.run_folder import RunFolder, mark_killed, require_writable, run_folders
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(mlflow|sqlalchemy|alembic)")
@@ -298,3 +298,11 @@ def test_a_run_that_ends_between_two_looks_is_neither_killed_nor_done_again(
     assert claims.take("key", {"name": "run", "status": "RUNNING"}, lambda status: status["status"] != "FINISHED") is None
     folder.update_status(status="RUNNING")
     assert mark_killed(tmp_path) == [] and folder.status()["status"] == "FINISHED"
+
+
+def test_a_long_error_is_one_line_without_its_middle() -> None:
+    """What would help stands at the end."""
+    said = in_a_line(ValueError(f"too large\n{'x ' * 500}; use less"))
+    assert said.startswith("ValueError: too large x") and said.endswith("x ; use less") and " … " in said
+    assert len(said) <= LONGEST_REASON and "\n" not in said
+    assert in_a_line(KeyError("short")) == "KeyError: 'short'"

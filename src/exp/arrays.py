@@ -6,6 +6,7 @@ Formulas are written once, in the vocabulary that NumPy and torch share: operato
 
 import importlib
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,8 @@ Array = Any
 """A `numpy.ndarray`, a `torch.Tensor` or an array of another library; shapes stand in the docstrings."""
 
 
-PINNED_BYTES = 2**26
-"""So much, at most, a GPU copies from pinned memory in its own time: the host does not wait for what it is still doing."""
+PINNED_BYTES = 2**24
+"""Arrays up to this size go to a GPU by way of pinned memory: the host does not wait until the GPU, still busy, takes them."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,9 @@ def put(values: np.ndarray, place: Place) -> Array:
 
     array = torch.from_numpy(np.ascontiguousarray(values).reshape(values.shape))
     if place.device.startswith("cuda") and values.nbytes <= PINNED_BYTES:
-        return array.pin_memory().to(place.device, non_blocking=True)
+        with suppress(RuntimeError):  # so much cannot be pinned
+            array = array.pin_memory()
+        return array.to(place.device, non_blocking=True)
     return array.to(place.device)
 
 

@@ -81,3 +81,14 @@ def listed(words: Iterable[str]) -> str:
     """`a, b or c`."""
     *head, last = list(words) or ["nothing"]
     return f"{', '.join(head)} or {last}" if head else last
+
+
+LONGEST_REASON = 250
+"""Letters of an error in a line: torch's on a GPU's memory say a page."""
+
+
+def in_a_line(error: BaseException) -> str:
+    """The kind of an error and what it says, the middle left out where that is long."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    half = LONGEST_REASON // 2
+    return text if len(text) <= LONGEST_REASON else f"{text[: half - 2]} … {text[-half + 1 :]}"

@@ -54,7 +54,8 @@ class Feed:
     def _together(self, first: Block, rows_of: Mapping[int, np.ndarray | None]) -> Block:
         """The block of all runs, whose `first` is that of one of them: every mini-batch once, however many runs have it."""
         kinds = list(zip(self._first_rows, (training.seed for training in self._trainings), strict=True))
-        placed = {(start, seed): start + rows for start, seed in kinds if (rows := rows_of[seed]) is not None}
+        every = dict.fromkeys(kinds)
+        placed = {(start, seed): start + rows for start, seed in every if (rows := rows_of[seed]) is not None}
         if len(placed) < 2:
             return replace(first, rows=next(iter(placed.values()), None))
         number = {kind: place for place, kind in enumerate(placed)}

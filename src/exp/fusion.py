@@ -12,13 +12,13 @@ import json
 import resource
 from collections.abc import Hashable, Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
 from exp.activations import ACTIVATIONS
 from exp.experiment import Experiment
 from exp.memory import free_bytes
+from exp.methods.base import Wrapper
 from exp.problems import Data
 from exp.tasks.base import Group
 
@@ -54,8 +54,8 @@ def unfused(experiment: Experiment) -> str | None:
     """Why a run cannot be a part of a program; None where it can."""
     if not experiment.method.stacks:
         return f"method={experiment.choices['method']} trains one run at a time"
-    method: Any = experiment.method
-    while hasattr(method, "inner"):
+    method = experiment.method
+    while isinstance(method, Wrapper):
         method = method.inner
     parts = {"method": method, "loss": experiment.loss}
     for group, part in (parts | {"optimizer": experiment.optimizer}).items():

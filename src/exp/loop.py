@@ -76,8 +76,8 @@ def _read(begun: Begun, curves: list[Curve], watch: Stopwatch, *, blame_loss: bo
         raise ValueError(f"the losses of {block.steps} steps of {len(curves)} runs have shape {losses.shape}")
     losses = losses.reshape(block.steps, len(curves))
     finite = np.isfinite(losses)
-    last = np.where(finite.all(axis=0), block.steps, finite.argmin(axis=0)).tolist()  # finite losses of each run
-    for curve, digest, own, count in zip(curves, begun.digests, losses.T.tolist(), last, strict=True):
+    counts = np.where(finite.all(axis=0), block.steps, finite.argmin(axis=0)).tolist()  # finite losses of each run
+    for curve, digest, own, count in zip(curves, begun.digests, losses.T.tolist(), counts, strict=True):
         if curve.blew_up_at_step is not None:
             continue
         curve.block_seconds.append(seconds)

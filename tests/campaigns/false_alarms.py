@@ -227,7 +227,7 @@ def reason(verdict: Verdict) -> str:
 
 def main(first: int, last: int, device: str) -> int:
     results: list[Result] = []
-    print(machine("1 and 2 threads"))
+    print(machine("1 and 2 threads" if device == "cpu" else "1 thread"))
     with suppress(KeyboardInterrupt):
         for number in range(first, last):
             chosen = trial(number, device)
@@ -242,5 +242,5 @@ def main(first: int, last: int, device: str) -> int:
 
 if __name__ == "__main__":
     numbers = [int(word) for word in sys.argv[1:] if word.isdigit()]
-    first, last = numbers or (0, VERDICTS)
+    first, last = (*numbers, *(0, VERDICTS)[len(numbers) :])
     sys.exit(main(first, last, sys.argv[-1] if sys.argv[-1].startswith("cuda") else "cpu"))

@@ -6,17 +6,18 @@ outside, twice: what a method has left to do then shows in the first reading.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from math import ceil, inf
+from dataclasses import dataclass, replace
+from math import floor, log2
 from typing import Any
 
 import numpy as np
 
 from exp.arrays import Place, get, put
 from exp.benchmark import clock
-from exp.benchmark.costs import repeatable
+from exp.benchmark.ceilings import Ceilings, ceilings
 from exp.benchmark.fresh import Fresh, batches, fresh
 from exp.benchmark.warming import MOST_SECONDS, is_warm
+from exp.clock import settled
 from exp.experiment import Experiment
 from exp.memory import measured
 from exp.methods.base import Block
@@ -26,11 +27,13 @@ from exp.state import State
 from exp.training import LONGEST_BLOCK
 
 BLOCK_SECONDS = 0.04
-"""What a timed block is to take: long beside an exchange with the parent, short beside what disturbs a machine. Less where so
-many steps are more than can be done again, to be judged."""
+"""What a timed block is to take: long beside an exchange with the parent, short beside what disturbs a machine."""
 
 WARMING_BLOCK_SECONDS = 0.005
 MOST_CALLS = 50
+
+IN_PLACE = ("numpy", "torch")
+"""Libraries whose arrays can be overwritten."""
 
 
 @dataclass(frozen=True)
@@ -91,18 +94,26 @@ class Bench:
     def start(self) -> Started:
         """Start the method and do its first step, on the training split as it is."""
         self._memory = measured(self.place.device if self.place.library == "torch" else None)
-        split = self._data.train
-        self._x, self._y = put(split.inputs, self.place), put(split.targets, self.place)
-        first = self._batches(0, 1, 1)[0]
         self.edge()
         began = clock.seconds()
         program = Program([self._experiment], [self._data])
         program.start(self._experiment.device)
         self._method = program.method
         self.edge()
-        started = clock.seconds()
+        start_seconds = clock.seconds() - began
+        split = self._data.train
+        self._x, self._y = put(split.inputs, self.place), put(split.targets, self.place)
+        first = self._batches(0, 1, 1)[0]
+        self.edge()
+        began = clock.seconds()
         loss = float(self._run([first])[0])
-        return Started(started - began, clock.seconds() - started, loss)
+        return Started(start_seconds, clock.seconds() - began, loss)
+
+    def ceilings(self) -> Ceilings:
+        """Those of the place, by NumPy or torch where the library is another one."""
+        usual = "numpy" if self.place.device == "cpu" else "torch"
+        known = self.place.library if self.place.library in IN_PLACE else usual
+        return ceilings(replace(self.place, library=known), self.edge)
 
     def warm(self, seed: int) -> Warm:
         """Do blocks until they are as fast as the ones before: see `warming`."""
@@ -116,17 +127,18 @@ class Bench:
             now = clock.seconds()
             done += steps
             step_seconds = (now - before) / steps
-            if now - before > WARMING_BLOCK_SECONDS / 2 or steps == LONGEST_BLOCK:
+            if now - before > WARMING_BLOCK_SECONDS / 4 or 2 * steps > LONGEST_BLOCK:
                 found.append(step_seconds)
             stable = is_warm(found, now - began)
             if stable or now - began > MOST_SECONDS:
                 break
-            steps = min(max(ceil(WARMING_BLOCK_SECONDS / step_seconds), 1), LONGEST_BLOCK)
+            wanted = min(max(WARMING_BLOCK_SECONDS / step_seconds, 1), LONGEST_BLOCK)
+            steps = 2 ** floor(log2(wanted))  # few lengths: some methods compile each
         step_seconds = float(np.median(found[-5:])) if found else step_seconds
-        wanted = min(BLOCK_SECONDS / step_seconds, repeatable(self._experiment, self._data) or inf)
-        block_steps = min(max(round(wanted), 1), LONGEST_BLOCK)
-        calls = min(max(round(wanted / block_steps), 1), MOST_CALLS)
-        return Warm(done, now - began, stable, step_seconds, block_steps, calls)
+        block_steps = min(max(round(BLOCK_SECONDS / step_seconds), 1), LONGEST_BLOCK)
+        calls = min(max(round(BLOCK_SECONDS / step_seconds / block_steps), 1), MOST_CALLS)
+        self._run(self._batches(seed, block_steps, 1))  # what is done once for this length is done
+        return Warm(done + block_steps, now - began, stable, step_seconds, block_steps, calls)
 
     def prepare(self, seed: int, steps: int, calls: int) -> None:
         """Have everything ready for a timed block: a step or two to warm the caches, then new data, at the same addresses."""
@@ -138,7 +150,7 @@ class Bench:
     def go(self, done: Callable[[], Any]) -> Timed:
         """The timed block itself; `done` is called at its end, before anything else."""
         seed, steps, calls, blocks = self._next
-        events = _Events(self.place.device)
+        events = _Events(self.place.device if self.place.library == "torch" else "cpu")
         self.edge()
         computed, began = clock.processor_seconds(), clock.seconds()
         events.first()
@@ -166,8 +178,12 @@ class Bench:
         return batches(len(self._data.train.inputs), self._size, seed, steps, calls)
 
     def _load(self, data: Fresh) -> Fresh:
-        self._x[...] = put(data.x, self.place)
-        self._y[...] = put(data.y, self.place)
+        """New numbers, at the same addresses where the library lets arrays change: what is captured reads them there."""
+        x, y = settled(put(data.x, self.place)), settled(put(data.y, self.place))
+        if self.place.library in IN_PLACE:
+            self._x[...], self._y[...] = x, y
+        else:
+            self._x, self._y = x, y
         return data
 
     def _run(self, blocks: list[Block], events: "_Events | None" = None) -> np.ndarray:

@@ -24,12 +24,6 @@ import numpy as np
 from exp.experiment import Experiment
 from exp.problems import Data
 
-MOST_REPEATED = 1e11
-"""Floating-point operations with which timed steps are done again and judged, for each thread of the run: some seconds."""
-
-REPEATING = 4
-"""To do a step again takes so many: the reference, and its plain and its freely running twins."""
-
 UPDATE_OPERATIONS = {(): 2, ("momentum_buffer",): 4, ("exp_avg", "exp_avg_sq"): 12}
 """For each parameter, by the optimizer's slots; weight decay adds two."""
 
@@ -92,8 +86,3 @@ def costs(experiment: Experiment, data: Data) -> Costs:
         decays=bool(optimizer.weight_decay),
         samples=samples,
     )
-
-
-def repeatable(experiment: Experiment, data: Data) -> int:
-    """How many of an experiment's timed steps may be done again, to be judged; 0 where one is too much."""
-    return int(MOST_REPEATED * experiment.threads / (REPEATING * costs(experiment, data).operations))

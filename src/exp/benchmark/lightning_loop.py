@@ -11,7 +11,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
-from exp.arrays import Array, Place, gather, put, stack
+from exp.arrays import Array, Place, gather, stack
 from exp.methods.base import Block, Formulas
 from exp.methods.module import Module
 from exp.state import State
@@ -41,7 +41,7 @@ class LightningLoop(Module):
         return found
 
     def steps(self, x: Array, y: Array, block: Block, place: Place) -> Array:
-        rows = None if block.rows is None else put(block.rows, place)
+        rows = block.placed(place)
         for step in range(block.steps):
             self.batches.put((x, y) if rows is None else (gather(x, rows[step]), gather(y, rows[step])))
         found = [self.done.get() for _ in range(block.steps)]

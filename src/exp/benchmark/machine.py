@@ -1,6 +1,8 @@
 """The machine around a measurement: what others compute on it, its clock frequency; and what there is to warn of."""
 
 import os
+import re
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,10 @@ BUSY_CORES = 0.25
 
 SLOWED = 0.15
 """The ceiling or the clock frequency fell by this share within the run: throttling, or a machine that others use."""
+
+
+LOOK_SECONDS = 0.2
+"""Between two looks at which cores are busy."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +43,28 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def core(turn: int) -> int | None:
-    """One of the cores that this process may use, another for every turn; None where a system does not let one choose."""
+def quiet_core(turn: int) -> int | None:
+    """Of the cores that this process may use, one of the fastest kind that is not busy, another for every turn.
+
+    None where there is one only, or a system does not let one choose.
+    """
     allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
-    return allowed[turn % len(allowed)] if len(allowed) > 1 else None
+    if len(allowed) < 2:
+        return None
+    capacity = {core: _text(f"/sys/devices/system/cpu/cpu{core}/cpu_capacity").strip() for core in allowed}
+    fastest = [core for core in allowed if int(capacity[core] or 0) == max(int(each or 0) for each in capacity.values())]
+    before = _idle_ticks()
+    time.sleep(LOOK_SECONDS)
+    after = _idle_ticks()
+    ticks = LOOK_SECONDS * os.sysconf("SC_CLK_TCK")
+    quiet = [core for core in fastest if after.get(core, ticks) - before.get(core, 0) >= ticks / 2] or fastest
+    return quiet[turn % len(quiet)]
+
+
+def _idle_ticks() -> dict[int, int]:
+    """Of every core, how long it has had nothing to do: /proc/stat, see proc_stat(5)."""
+    found = re.findall(r"^cpu(\d+) \d+ \d+ \d+ (\d+) (\d+)", _text("/proc/stat"), re.MULTILINE)
+    return {int(core): int(idle) + int(waiting) for core, idle, waiting in found}
 
 
 def others(first: Look, last: Look) -> float | None:

@@ -140,7 +140,7 @@ def raw(each: Participant, size: Size, session: Session) -> dict[str, Any]:
         "participants": [other.label for other in session.participants],
         "participant": place,
         "order": session.orders,
-        "core": session.cores,
+        "core": session.cores if each.of_one_core else [None] * len(session.cores),
         "started": [asdict(started) for started in each.started],
         "warm": [asdict(warm) for warm in each.warm],
         "blocks": kept(each),

@@ -71,13 +71,6 @@ def sessions(found: Sequence[Size]) -> list[list[Size]]:
     return [[size] for size in able]
 
 
-def not_timed(each: Participant) -> str | None:
-    """Why a method cannot be timed; None where it can."""
-    if (library := each.experiment.method.library) in ("numpy", "torch"):
-        return None
-    return f"timed blocks are given new data in place, which arrays of {library} do not allow: its speed is not measured"
-
-
 def too_large(participants: Sequence[Participant]) -> str | None:
     """Why these do not fit into memory together, in a sentence; None where they do, or nobody knows."""
     host, device = 0.0, {}

@@ -1,6 +1,5 @@
 """The parent's end of a worker: orders and answers, in another process or (`isolated` false) in this one."""
 
-import os
 import pickle
 import subprocess
 import sys
@@ -11,7 +10,6 @@ from typing import Any
 
 from exp.benchmark import clock
 from exp.benchmark.bench import Bench, Timed
-from exp.benchmark.ceilings import ceilings
 from exp.conditions import controlled
 from exp.environment import environment
 from exp.experiment import Experiment
@@ -29,18 +27,15 @@ class WorkerFailed(Exception):
 
 
 class Worker:
-    """A combination in a process of its own. One that computes with one thread of the CPU stays on `core`, if that is given."""
+    """A combination in a process of its own."""
 
-    def __init__(self, experiment: Experiment, data: Data, core: int | None = None):
+    def __init__(self, experiment: Experiment, data: Data):
         sent = _pickled(experiment), pickle.dumps(data)
         self._here, there = Pipe()
         command = [sys.executable, "-m", "exp.benchmark.worker", str(there.fileno())]
         # A group of its own: Ctrl-C in the terminal is for the parent, which ends its workers. What a method prints is lost.
         self._process = subprocess.Popen(command, pass_fds=[there.fileno()], stdout=subprocess.DEVNULL, process_group=0)
         there.close()
-        if core is not None and experiment.threads == 1 and experiment.device.name == "cpu":
-            with suppress(OSError):  # its process is over already: that it died, says the first answer
-                os.sched_setaffinity(self._process.pid, [core])
         self.send("load", list(sys.path), *sent)
 
     @property
@@ -92,7 +87,7 @@ class Local:
 
     pid = None
 
-    def __init__(self, experiment: Experiment, data: Data, core: int | None = None):
+    def __init__(self, experiment: Experiment, data: Data):
         # A copy: two of the same combination have a method each.
         self._experiment: Experiment = pickle.loads(_pickled(experiment))
         self._bench = Bench(self._experiment, data)
@@ -106,8 +101,6 @@ class Local:
         experiment, library = self._experiment, self._experiment.method.library
         device = experiment.device.torch_name
         with controlled(experiment.threads, library, experiment.precision, device) as conditions:
-            if name == "ceilings":
-                return ceilings(self._bench.place, self._bench.edge)
             if name == "environment":
                 return environment(device if library == "torch" else None) | {"conditions": conditions}
             try:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from exp.arrays import Array
-from exp.benchmark.costs import REPEATING, costs, repeatable
+from exp.benchmark.costs import costs
 from exp.benchmark.fresh import fresh
 from exp.benchmark.session import Audit, Participant
 from exp.judgement import case, conditions, judged
@@ -25,6 +25,12 @@ from exp.verification.judge import At, Judge
 from exp.verification.subject import Subject
 from exp.verification.training_run import JUDGED_OPERATIONS, LOOKED_AT
 from exp.verification.verdict import EQUIVALENT, Verdict, concluded, undecided
+
+MOST_OPERATIONS = 3e11
+"""Floating-point operations with which timed steps are judged in all, at most, for each thread: some seconds."""
+
+JUDGING = 12
+"""To judge a step takes so many: the reference, eight times more with roundings of its own, and plain implementations."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ def judged_with_blocks(participant: Participant, *, alone: bool = False) -> Verd
     """
     experiment, data = participant.experiment, participant.data
     device = experiment.device.torch_name
-    if not repeatable(experiment, data):
+    if not judgeable(participant):
         operations = costs(experiment, data).operations
         reason = f"one step of {operations:.1e} floating-point operations is too much to be done again in float64"
         return undecided(reason, "a smaller network or batch, or more threads")
@@ -72,6 +78,12 @@ def judged_with_blocks(participant: Participant, *, alone: bool = False) -> Verd
         return replace(found, remarks=judge.remarks, comparisons=len(judge.judged))
 
 
+def judgeable(participant: Participant) -> int:
+    """How many of its timed steps may be judged; 0 where one is too much."""
+    experiment = participant.experiment
+    return int(MOST_OPERATIONS * experiment.threads / (JUDGING * costs(experiment, participant.data).operations))
+
+
 def judge_audits(asked: Case, judge: Judge, participant: Participant) -> None:
     """Judge the timed blocks that were kept, and of all the others what a look can tell."""
     every = [timed for process in participant.blocks for timed in process]
@@ -82,13 +94,13 @@ def judge_audits(asked: Case, judge: Judge, participant: Participant) -> None:
         if timed.counted != timed.steps:
             judge.add(at, "update", "count", exactly(timed.counted, timed.steps))
     operations = costs(participant.experiment, participant.data).operations
-    left = repeatable(participant.experiment, participant.data)
+    left = judgeable(participant)
     for place, audit in enumerate(participant.audits):
-        left -= audit.timed.steps
+        number = next(number for number, timed in enumerate(every) if timed is audit.timed)
+        looked_at = LOOKED_AT[: max(1, int(JUDGED_OPERATIONS / operations / 4))] if place == 0 else LOOKED_AT[:1]
+        left -= len(looked_at)
         if place and left < 0:
             break
-        number = next(number for number, timed in enumerate(every) if timed is audit.timed)
-        looked_at = LOOKED_AT[: max(1, int(JUDGED_OPERATIONS / operations / REPEATING))] if place == 0 else LOOKED_AT[:1]
         _judge_audit(asked, judge, participant, audit, f"timed block {number}", looked_at)
 
 

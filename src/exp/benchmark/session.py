@@ -68,6 +68,11 @@ class Participant:
         return self.failed is None and self.skipped is None
 
     @property
+    def of_one_core(self) -> bool:
+        """Whether it computes on the CPU with one thread."""
+        return self.experiment.threads == 1 and self.experiment.device.name == "cpu"
+
+    @property
     def place(self) -> Place:
         chosen = self.experiment
         return chosen.method.library, chosen.device.torch_name, chosen.precision.name, chosen.threads
@@ -75,7 +80,7 @@ class Participant:
 
 @dataclass
 class Session:
-    """What was measured: the ceilings of each place in turn, looks at the machine, the order of every round."""
+    """What was measured: the ceilings of each place in turn, looks at the machine, and the order of every round."""
 
     seed: int
     participants: list[Participant]
@@ -108,14 +113,14 @@ def measure(
     session = Session(seed, list(participants))
     first = int(generator(seed, "benchmark", processes).integers(machine.cores()))
     for process in range(processes):
-        session.cores.append(machine.core(first + process) if isolated else None)
+        session.cores.append(machine.quiet_core(first + process) if isolated else None)
         with ExitStack() as stack:
             alive: dict[int, Worker | Local] = {}
             for number, each in enumerate(session.participants):
                 if each.failed is not None:
                     continue
                 try:
-                    alive[number] = (Worker if isolated else Local)(each.experiment, each.data, session.cores[-1])
+                    alive[number] = (Worker if isolated else Local)(each.experiment, each.data)
                 except WorkerFailed as error:
                     each.failed = str(error)
                 else:
@@ -123,10 +128,21 @@ def measure(
             if isolated:  # they import in parallel
                 for number, worker in list(alive.items()):
                     _attempt(session, alive, number, worker.answer)
+                _stay(session, alive)
             if alive:
                 _one_set(session, alive, process, seconds / processes)
         progress(process + 1)
     return session
+
+
+def _stay(session: Session, alive: dict[int, Any]) -> None:
+    """Those of one thread stay on the set's core, or, where one of them may not, none is said to."""
+    for number, worker in list(alive.items()):
+        if session.cores[-1] is not None and session.participants[number].of_one_core:
+            stayed: list[bool] = []
+            _attempt(session, alive, number, lambda: worker.do("stay", session.cores[-1]), stayed)  # noqa: B023
+            if stayed == [False]:
+                session.cores[-1] = None
 
 
 def _one_set(session: Session, alive: dict[int, Any], process: int, seconds: float) -> None:

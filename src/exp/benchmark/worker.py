@@ -15,7 +15,7 @@ from typing import Any
 
 from exp.benchmark import clock  # before the method's own module, which comes with the first order
 from exp.benchmark.bench import Bench
-from exp.benchmark.ceilings import ceilings
+from exp.errors import in_a_line
 
 __all__ = ["clock", "serve"]
 
@@ -33,18 +33,28 @@ class Orders:
         sys.path[:] = path
         self._experiment, self._data = pickle.loads(experiment), pickle.loads(data)
         library, device = self._experiment.method.library, self._experiment.device.torch_name
-        self._library, self._device = library, device
         self._set = self._held.enter_context(controlled(self._experiment.threads, library, self._experiment.precision, device))
         self._bench = Bench(self._experiment, self._data)
+        from exp.environment import environment
+
+        # Before it stays on one core: how many there are belongs to the machine.
+        self._environment = environment(device if library == "torch" else None) | {"conditions": self._set}
+
+    def stay(self, core: int) -> bool:
+        """Compute on this core only, with all threads that there are; returns whether the system lets it."""
+        try:
+            for thread in os.listdir("/proc/self/task"):  # noqa: PTH208
+                os.sched_setaffinity(int(thread), [core])
+        except OSError:
+            return False
+        return True
 
     def ceilings(self) -> Any:
-        return ceilings(self._bench.place, self._bench.edge)
+        return self._bench.ceilings()
 
     def environment(self) -> dict[str, Any]:
         """What there is to know of this process, and the conditions that were really set."""
-        from exp.environment import environment
-
-        return environment(self._device if self._library == "torch" else None) | {"conditions": self._set}
+        return self._environment
 
     def start(self) -> Any:
         return self._bench.start()
@@ -82,7 +92,7 @@ def serve(parent: Connection, orders: Any) -> None:
 def failure(error: BaseException) -> str:
     """What was raised, and where, in a sentence."""
     where = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{' '.join(f'{type(error).__name__}: {error}'.split())} ({Path(where.filename).name} line {where.lineno})"
+    return f"{in_a_line(error)} ({Path(where.filename).name} line {where.lineno})"
 
 
 if __name__ == "__main__":

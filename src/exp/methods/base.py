@@ -65,7 +65,7 @@ class Method(abc.ABC):
 
     @property
     def pure(self) -> bool:
-        """Whether a step is a pure function of arrays: `transition`, of a state like its `state`."""
+        """Whether a step is a pure function of arrays, `transition`, from a state to the next; `state` is the present one."""
         return False
 
     def unsupported(self, *, device: str, precision: str, network: Network, loss: Loss, optimizer: Optimizer) -> str | None:
@@ -105,7 +105,10 @@ class Method(abc.ABC):
         """The canonical state: NumPy arrays on the host, a copy."""
 
     def steps(self, x: Array, y: Array, block: Block, place: Place) -> Array:
-        """The losses of a block of steps, (steps,) or (steps, K), on the device. x and y are all rows, at `place`."""
+        """The losses of a block of steps, (steps,) or (steps, K), on the device. x and y are all rows, at `place`.
+
+        The batches of every step are `block.placed(place)`: `block.rows` has those that several runs share once.
+        """
         if (rows := block.placed(place)) is None:
             return stack([self.step(x, y) for _ in range(block.steps)])
         return stack([self.step(gather(x, batch), gather(y, batch)) for batch in rows])

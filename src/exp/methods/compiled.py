@@ -31,7 +31,7 @@ class Compiled(Wrapper):
 
     @property
     def pure(self) -> bool:
-        return self.inner.pure
+        return isinstance(self.inner, ArrayMethod)
 
     @property
     def state(self) -> State:
@@ -67,8 +67,8 @@ class Compiled(Wrapper):
         if shape not in self.executables:
             self.executables[shape] = self._traced(inner, x, y)
         named = state.named()
-        loss, *after = self.executables[shape](*named.values(), *self.numbers.values(), x, y)
-        return loss, State.from_named(dict(zip(named, after, strict=True)))
+        loss, *after = self.executables[shape](*(named[name] for name in self.names), *self.numbers.values(), x, y)
+        return loss, State.from_named(dict(zip(self.names, after, strict=True)))
 
     def predict(self, x: Array) -> Array:
         return self._current().predict(x)

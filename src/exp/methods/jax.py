@@ -18,8 +18,8 @@ from exp.network import Network, forward
 from exp.optimizers import Optimizer
 from exp.state import State
 
-DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
-"""Of the kernels of a GPU no two are timed against each other, whose sums have other bits: every process has the same."""
+DETERMINISTIC = "--xla_gpu_deterministic_ops"
+"""With it XLA does not choose a GPU's kernels by timing them: every process has the same, and their sums the same bits."""
 
 PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 
@@ -56,9 +56,7 @@ class Jax(ArrayMethod):
             raise InputError(
                 "threads", threads, f"jax has a pool of {pool} in this process; use 1 or {pool}, or a run by itself"
             )
-        if place.device.startswith("cuda"):  # read once too; what the user has set stays
-            os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # else it takes most of the GPU from all others
-            os.environ.setdefault("XLA_FLAGS", DETERMINISTIC)
+        _prepare_gpu()
         import jax
 
         self.options = {"xla_cpu_multi_thread_eigen": threads > 1} if place.device == "cpu" else {}
@@ -117,6 +115,14 @@ class Jax(ArrayMethod):
         if text not in _executables:
             _executables[text] = lowered.compile(self.options)
         return _executables[text]
+
+
+def _prepare_gpu() -> None:
+    """What jax reads once, when it first looks for devices, of which a GPU is one whatever the run's is."""
+    if any(importlib.util.find_spec(plugin) for plugin in PLUGINS):
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # else it takes most of the GPU from all others
+        if DETERMINISTIC not in (flags := os.environ.get("XLA_FLAGS", "")):
+            os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}=true".strip()
 
 
 _executables: dict[str, Any] = {}

@@ -15,7 +15,7 @@ from exp.benchmark.crossing import answer, page
 from exp.benchmark.machine import cores
 from exp.benchmark.outcome import losses, raw
 from exp.benchmark.peers import require_peers, tutorial_absent
-from exp.benchmark.plan import Size, expected_seconds, not_timed, sessions, sizes, too_large, too_slow
+from exp.benchmark.plan import Size, expected_seconds, sessions, sizes, too_large, too_slow
 from exp.benchmark.replay import judged_with_blocks
 from exp.benchmark.rows import peer_row, row
 from exp.benchmark.session import MOST_SEED, Participant, Session, measure
@@ -93,7 +93,7 @@ class Benchmark(RunTask):
             if not claim.uploads:
                 each.failed = "runs that other processes do at the same time cannot be timed; use hydra/launcher=basic"
             else:
-                each.skipped = not_timed(each) or too_large([each]) or too_slow(each, self.seconds)
+                each.skipped = too_large([each]) or too_slow(each, self.seconds)
         seed = secrets.randbelow(MOST_SEED) if self.seed is None else self.seed
         every = sizes(timed, self.peers)
         self._say_plan(every, report)

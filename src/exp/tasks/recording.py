@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from exp.errors import in_a_line
 from exp.experiment import Experiment
 from exp.interruption import interrupted, terminate
 from exp.memory import release
@@ -23,8 +24,6 @@ KILLED_PATIENCE_SECONDS = 5.0
 
 HEARTBEAT_SECONDS = 0.5
 """How often a run says that it is alive, and asks whether it is to stop."""
-
-LONGEST_REASON = 250
 
 Work = Callable[[Sequence[Member], Sequence[RunFolder], str, Callable[[], None]], Iterable[dict[str, Any]]]
 """Given runs, their folders, the device as torch names it, and a function that sends what is new: one after the other what
@@ -103,7 +102,7 @@ def end_early(folders: Sequence[RunFolder], error: BaseException, address: dict[
     Where they are tracked at an `address`, it hears of that, and is waited for a while. Returns those that were killed.
     """
     left = [folder for folder in folders if folder.status().get("status") == "RUNNING"]
-    said = {"status": "KILLED"} if interrupted(error) else {"status": "FAILED", "error": f"{type(error).__name__}: {error}"}
+    said = {"status": "KILLED"} if interrupted(error) else {"status": "FAILED", "error": in_a_line(error)}
     for folder in left:
         folder.update_status(ended=time.time(), **said)
     for folder in folders:
@@ -127,12 +126,6 @@ def begun(experiment: Experiment) -> dict[str, Any]:
     """What the status of a run that begins says."""
     status = {"name": experiment.name, "status": "RUNNING", "started": time.time(), "ended": None}
     return status | {"choices": experiment.choices, "tracking": experiment.tracker.address()}
-
-
-def in_a_line(error: BaseException) -> str:
-    """The kind of an error and what it says: torch's on a GPU's memory say a page."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= LONGEST_REASON else f"{text[: LONGEST_REASON - 1]}…"
 
 
 def record_failure(folder: RunFolder, error: BaseException) -> str:

@@ -53,7 +53,7 @@ class Writer(Protocol):
         ...
 
     def add_points(self, run: str, points: Mapping[str, list[Point]]) -> None:
-        """Add points of a metric, at least one; those that are there already are not added again."""
+        """Add points of metrics, at least one of each; those that are there already are not added again."""
         ...
 
     def go_on(self, run: str) -> None:
@@ -153,7 +153,8 @@ class Store:
         if writer.lasting:
             known.keep(told)
         new = new_points(folder.curve(), told["points"])
-        writer.add_points(told["run"], {name: points for name, (points, _) in new.items() if points})
+        if points := {name: points for name, (points, _) in new.items() if points}:
+            writer.add_points(told["run"], points)
         told["points"] |= {name: sent for name, (_, sent) in new.items()}
         if over:
             writer.finish(told["run"], ending(folder, status))

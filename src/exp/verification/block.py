@@ -20,6 +20,10 @@ GROWN = 30
 """Roundings that have grown so many times since the first step are chaos: √100 = 10 would be that of a hundred steps."""
 
 
+MOST_OPERATIONS = 3e11
+"""Of a reference that runs freely: the steps after those are not judged by it."""
+
+
 def judge_block(judge: Judge, chain: Chain, single: np.ndarray, last: State) -> None:
     """The steps of a chain as one block: its losses, (steps,), are the `single` ones, and its state is `last`.
 
@@ -44,8 +48,11 @@ def _judge_rounded(judge: Judge, chain: Chain, losses: np.ndarray, method: Metho
     """Losses and the last output against a reference that runs freely, and DRAWS that go astray by their roundings.
 
     Errors grow from step to step as those of the method do. Where one of them may have crossed a kink, or they have grown
-    GROWN times, no later step decides, but that the block ends nearer to the end of the single steps than that is to the start.
+    GROWN times, no later step decides, but that the block ends nearer to the end of the single steps than that is to the start;
+    and so after MOST_OPERATIONS.
     """
+    weights = sum(array.size for array in chain.state.params.values())
+    most = max(1, int(MOST_OPERATIONS / (6 * len(chain.batch(0)[0]) * weights * (1 + DRAWS))))
     rule, start = Rule(chain.optimizer), judge.subject.rounded(chain.state).map(exact)
     states, relative, first = [start] * (1 + DRAWS), 0.0, inf
     for step in range(len(losses)):
@@ -54,8 +61,9 @@ def _judge_rounded(judge: Judge, chain: Chain, losses: np.ndarray, method: Metho
         loss = allowed.right["loss/loss"]
         relative = max(relative, float(allowed.allowed("loss/loss") / loss.abs()) if loss else 0.0)
         first = min(first, relative or inf)
-        if kink or not allowed.finite or relative > GROWN * first:
-            why = "a row is near a kink" if kink else "roundings have grown" if allowed.finite else "numbers overflow"
+        ends = {"a row is near a kink": kink, "numbers overflow": not allowed.finite}
+        ends |= {"roundings have grown": relative > GROWN * first, "further would take too long": step == most}
+        if why := next((reason for reason, true in ends.items() if true), None):
             judge.remarks.append(f"{chain.name}: has other bits than its steps one by one; decided up to step {step} ({why})")
             apart, moved = (_distance(last, other) for other in (method.export(), judge.subject.rounded(chain.state)))
             if not apart <= moved:
