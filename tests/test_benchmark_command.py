@@ -50,7 +50,7 @@ def members(runs: Path, *methods: str, words: tuple[str, ...] = (), **claimed: A
 
 @pytest.mark.usefixtures("used_folder")
 def test_a_single_method_is_timed_judged_and_recorded(tmp_path: Path) -> None:
-    done = command(*QUICK, "method=numpy", *SMALL, cwd=tmp_path)
+    done = command(*QUICK, "benchmark.seed=1", "method=numpy", *SMALL, cwd=tmp_path)  # six orders of two may be one by chance
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[1].startswith("timing 1 combination, 1 twin for the noise floor: 0.2 s of timed blocks each")
@@ -120,19 +120,16 @@ def test_runs_that_other_processes_do_are_not_timed(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed: pip install 'exp[jax]'")
-@pytest.mark.parametrize("isolated", [True, False])
-def test_jax_is_timed_and_judged_beside_the_others(isolated: bool, tmp_path: Path) -> None:
+def test_jax_is_timed_and_judged_beside_the_others(tmp_path: Path) -> None:
     """Its arrays are new for every block, its ceilings NumPy's. XLA has a thread beside the one that asks, not on one core."""
-    task = Benchmark(seconds=0.3, processes=1, isolated=isolated)
+    task = Benchmark(seconds=0.1, processes=1)
     words = ("precision=fp64", "training.batch_size=4")  # fp64: a jax that was not told computes in float32
     folders = task.record_together(members(tmp_path, "numpy", "jax", words=words), Report(title=""))
     assert [folder.status()["verdict"] for folder in folders] == ["equivalent"] * 2
     status = folders[1].status()
     assert status["metrics"]["speed/share_of_arithmetic"] > 0
-    if isolated and machine.quiet_core(0) is not None:
+    if machine.quiet_core(0) is not None:
         assert status["metrics"]["speed/ratio"] > 0
-    else:
-        assert status["benchmark"]["speed"] == "refused (threads)" or status["metrics"]["speed/ratio"] > 0
 
 
 def test_what_is_too_large_is_said_and_skipped(
