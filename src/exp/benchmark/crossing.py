@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from html import escape
+from math import log10
 from typing import Any
 
 from exp.benchmark.table import COLUMNS, Status, notes, rows_of, text
@@ -172,8 +173,11 @@ def _map(wins: dict[Shape, float]) -> Figure:
     across, along = (sorted({shape[place] for shape in wins}) for place in (1, 0))
     values = [[wins.get((hidden, rows)) for rows in across] for hidden in along]
     shown = [[None if value is None else f"{value:.3g}" for value in row] for row in values]
-    trace = {"type": "heatmap", "x": [str(rows) for rows in across], "y": [str(hidden) for hidden in along], "z": values}
-    trace |= {"text": shown, "texttemplate": "%{text}", "colorscale": "RdBu", "zmid": 1}
+    colour = [[None if value is None else log10(value) for value in row] for row in values]
+    trace = {"type": "heatmap", "x": [str(rows) for rows in across], "y": [str(hidden) for hidden in along], "z": colour}
+    trace |= {"text": shown, "texttemplate": "%{text}", "hoverinfo": "x+y+text", "colorscale": "RdBu", "zmid": 0}
+    powers = range(-4, 5)
+    trace |= {"colorbar": {"tickvals": [*powers], "ticktext": [f"{10.0**power:g}" for power in powers]}}
     axes = {"xaxis": {"type": "category", "title": {"text": "rows of a batch"}}}
     axes |= {"yaxis": {"type": "category", "title": {"text": "hidden units"}}}
     return {"data": [trace], "layout": _layout() | axes}
