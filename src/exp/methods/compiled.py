@@ -52,22 +52,16 @@ class Compiled(Wrapper):
             self.numbers = self.running.numbers(place)
 
     def step(self, x: Array, y: Array) -> Array:
-        shape = (*x.shape, *y.shape)
-        first = shape not in self.executables
         if not isinstance(self.running, ArrayMethod):
-            return self._step_of_its_own(first, shape, x, y)
-        if first:
-            self.executables[shape] = self._traced(self.running, x, y)
-        loss, *self.arrays = self.executables[shape](*self.arrays, *self.numbers.values(), x, y)
+            return self._step_of_its_own(x, y)
+        loss, *self.arrays = self._executable(self.running, x, y)(*self.arrays, *self.numbers.values(), x, y)
         return loss
 
     def transition(self, state: State, x: Array, y: Array) -> tuple[Array, State]:
         """The loss of a state on (x, y), and the state after one update, where that of `inner` is pure."""
-        shape, inner = (*x.shape, *y.shape), cast(ArrayMethod, self.running)
-        if shape not in self.executables:
-            self.executables[shape] = self._traced(inner, x, y)
         named = state.named()
-        loss, *after = self.executables[shape](*(named[name] for name in self.names), *self.numbers.values(), x, y)
+        executable = self._executable(cast(ArrayMethod, self.running), x, y)
+        loss, *after = executable(*(named[name] for name in self.names), *self.numbers.values(), x, y)
         return loss, State.from_named(dict(zip(self.names, after, strict=True)))
 
     def predict(self, x: Array) -> Array:
@@ -81,6 +75,13 @@ class Compiled(Wrapper):
         if isinstance(self.running, ArrayMethod):
             self.running.state = self.state
         return self.running
+
+    def _executable(self, method: ArrayMethod, x: Array, y: Array) -> Executable:
+        """The program of a batch shape, made at its first."""
+        shape = (*x.shape, *y.shape)
+        if shape not in self.executables:
+            self.executables[shape] = self._traced(method, x, y)
+        return self.executables[shape]
 
     def _traced(self, method: ArrayMethod, x: Array, y: Array) -> Executable:
         """The program of a step: from the state, the optimizer's numbers, x and y to the loss and the state after it."""
@@ -104,13 +105,14 @@ class Compiled(Wrapper):
             _executables[asked] = lowered(graph, arguments)
         return _executables[asked]
 
-    def _step_of_its_own(self, first: bool, shape: tuple[int, ...], x: Array, y: Array) -> Array:
+    def _step_of_its_own(self, x: Array, y: Array) -> Array:
         """A step that changes a state of its own, by torch.compile, which compiles it in parts."""
         import torch
 
+        shape = (*x.shape, *y.shape)
         if not self.executables:
             self.compiled = torch.compile(self.running.step, dynamic=False)
-        if not first:
+        if shape in self.executables:
             return self.compiled(x, y)
         self.executables[shape] = self.compiled
         with _in_this_process(), torch._dynamo.config.patch(recompile_limit=1000, accumulated_recompile_limit=10**6):
