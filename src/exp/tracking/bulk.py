@@ -101,12 +101,12 @@ class Bulk:
         self._usual(run)
         self._rows("UPDATE runs SET status = 'RUNNING' WHERE run_uuid = ?", run)
 
-    def finish(self, run: str, ending: Ending) -> None:
+    def finish(self, run: str, points: Mapping[str, list[Point]], ending: Ending) -> None:
         experiment, place = self._usual(run, [*ending.params, *ending.metrics, *ending.tags])
         known = dict(self._rows("SELECT key, value FROM params WHERE run_uuid = ?", run))
         _unless(not place.startswith("file:///") or {**known, **ending.params} != {**ending.params, **known})
         self._add("params", "key value run_uuid", [(*param, run) for param in ending.params.items()], IGNORE)
-        self.add_points(run, {name: [(0, ending.ended, value)] for name, value in ending.metrics.items()})
+        self.add_points(run, {**points, **{name: [(0, ending.ended, value)] for name, value in ending.metrics.items()}})
         self._tag(run, ending.tags | ({"mlflow.runName": ending.renamed} if ending.renamed else {}))
         self._database.executemany("DELETE FROM tags WHERE key = ? AND run_uuid = ?", [(key, run) for key in ending.left])
         if ending.dataset:

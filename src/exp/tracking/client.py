@@ -21,7 +21,7 @@ from exp.tracking.contents import Ending, Point
 from exp.tracking.settings import database_file
 
 CHUNK, PARAMS = 1000, 100
-"""Points and parameters in one request: MLflow's limits."""
+"""In one request MLflow takes so much in all, and so many parameters. Each costs it a few hundredths of a second."""
 
 database.MAX_RETRY_COUNT = 2  # of opening a database, else a broken file is tried for two minutes
 
@@ -59,20 +59,24 @@ class Client:
         return self._client.create_run(experiment, start_time=started, tags=tags, run_name=name).info.run_id
 
     def add_points(self, run: str, points: Mapping[str, list[Point]]) -> None:
-        metrics = [Metric(name, value, at, step) for name, some in points.items() for step, at, value in some]
+        metrics = _metrics(points)
         for start in range(0, len(metrics), CHUNK):
             self._client.log_batch(run, metrics=metrics[start : start + CHUNK])
 
     def go_on(self, run: str) -> None:
         self._client.update_run(run, status="RUNNING")
 
-    def finish(self, run: str, ending: Ending) -> None:
+    def finish(self, run: str, points: Mapping[str, list[Point]], ending: Ending) -> None:
         params = [Param(key, value) for key, value in ending.params.items()]
-        metrics = [Metric(name, value, ending.ended, 0) for name, value in ending.metrics.items()]
+        metrics = _metrics(points) + [Metric(name, value, ending.ended, 0) for name, value in ending.metrics.items()]
         tags = [RunTag(key, value) for key, value in ending.tags.items()]
         for start in range(PARAMS, len(params), PARAMS):
             self._client.log_batch(run, params=params[start : start + PARAMS])
-        self._client.log_batch(run, params=params[:PARAMS], metrics=metrics, tags=tags)
+        params = params[:PARAMS]
+        while len(params) + len(metrics) + len(tags) > CHUNK:
+            self._client.log_batch(run, metrics=metrics[:CHUNK])
+            metrics = metrics[CHUNK:]
+        self._client.log_batch(run, params=params, metrics=metrics, tags=tags)
         if ending.renamed:
             self._client.update_run(run, name=ending.renamed)
         if ending.left:
@@ -87,6 +91,10 @@ class Client:
 
     def tag_experiment(self, experiment: str, key: str, value: str) -> None:
         self._client.set_experiment_tag(experiment, key, value)
+
+
+def _metrics(points: Mapping[str, list[Point]]) -> list[Metric]:
+    return [Metric(name, value, at, step) for name, some in points.items() for step, at, value in some]
 
 
 @contextmanager

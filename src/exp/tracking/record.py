@@ -60,8 +60,8 @@ class Writer(Protocol):
         """A run that had ended is RUNNING again."""
         ...
 
-    def finish(self, run: str, ending: Ending) -> None:
-        """Write what is known at the end, last the status."""
+    def finish(self, run: str, points: Mapping[str, list[Point]], ending: Ending) -> None:
+        """Add the last points, and what is known at the end; last the status."""
         ...
 
     def tag_experiment(self, experiment: str, key: str, value: str) -> None: ...
@@ -153,13 +153,15 @@ class Store:
         if writer.lasting:
             known.keep(told)
         new = new_points(folder.curve(), told["points"])
-        if points := {name: points for name, (points, _) in new.items() if points}:
-            writer.add_points(told["run"], points)
-        told["points"] |= {name: sent for name, (_, sent) in new.items()}
+        points = {name: points for name, (points, _) in new.items() if points}
         if over:
-            writer.finish(told["run"], ending(folder, status))
-        elif "revision" in told:  # a sweep that goes on
-            writer.go_on(told["run"])
+            writer.finish(told["run"], points, ending(folder, status))
+        else:
+            if points:
+                writer.add_points(told["run"], points)
+            if "revision" in told:  # a sweep that goes on
+                writer.go_on(told["run"])
+        told["points"] |= {name: sent for name, (_, sent) in new.items()}
         return told | {"complete": over, "revision": status.get("revision", 0)}
 
     def _artifacts(self, experiment: str) -> str | None:
