@@ -93,6 +93,34 @@ class Prepared(Honest):
 
 
 @dataclass(kw_only=True)
+class Ahead(Honest):
+    """Work moved to where no clock runs: whenever its state is read, it does the steps that may be asked next."""
+
+    def start(self, formulas: Formulas, state: State, place: Place) -> None:
+        super().start(formulas, state, place)
+        self.shown: tuple[Array, Array] | None = None
+        self.found: list[tuple[Array, State]] = []
+
+    def steps(self, x: Array, y: Array, block: Block, place: Place) -> Array:
+        self.shown = x, y
+        if block.rows is not None or len(self.found) < block.steps:
+            self.found = []
+            return super().steps(x, y, block, place)
+        Clock.tick(STEP_SECONDS / 10 * block.steps)
+        losses, states = zip(*self.found[: block.steps], strict=True)
+        self.state, self.found = states[-1], []
+        return np.array(losses)
+
+    def export(self) -> State:
+        if self.shown is not None:
+            state, self.found = self.state, []
+            for _ in range(100):
+                loss, state = NumPy.transition(self, state, *self.shown)
+                self.found.append((loss, state))
+        return super().export()
+
+
+@dataclass(kw_only=True)
 class Lazy(Honest):
     """Lazy output: nothing is computed until the losses are read."""
 
@@ -138,6 +166,28 @@ class LeftOver(Honest):
 
 
 @dataclass(kw_only=True)
+class LeftOverTwice(LeftOver):
+    """It takes as long at every reading, so that the second looks like the first; and before the first step it does not."""
+
+    def export(self) -> State:
+        if self.state.count:
+            Clock.tick(STEP_SECONDS * 40)
+        return super().export()
+
+
+@dataclass(kw_only=True)
+class NotANumber(Honest):
+    """Losses that are no numbers, of steps that were not done: they could be anything."""
+
+    def steps(self, x: Array, y: Array, block: Block, place: Place) -> Array:
+        if block.steps < 10:
+            return super().steps(x, y, block, place)
+        Clock.tick(STEP_SECONDS / 10 * block.steps)
+        self.state = self.state._replace(count=self.state.count + block.steps)
+        return np.full(block.steps, np.nan)
+
+
+@dataclass(kw_only=True)
 class Threaded(NumPy):
     """It computes with two threads, whatever is set."""
 
@@ -162,12 +212,14 @@ class WarmingUp(Honest):
 
 @dataclass(kw_only=True)
 class PatchedClock(NumPy):
-    """It makes the clocks of its process go at a quarter of their speed: those of `time`, and those of the bench."""
+    """It makes the clocks of its process go at another `pace`: those of `time`, and those of the bench."""
+
+    pace: float = 0.25
 
     def start(self, formulas: Formulas, state: State, place: Place) -> None:
         super().start(formulas, state, place)
         now = time.perf_counter_ns
-        clock._clocks["host"] = lambda: now() // 4
+        clock._clocks["host"] = lambda: int(now() * self.pace)
         time.perf_counter_ns = time.perf_counter = lambda: 0
 
     def transition(self, state: State, x: Array, y: Array) -> tuple[Array, State]:

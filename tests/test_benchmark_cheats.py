@@ -1,29 +1,34 @@
 """How a method could look faster than it is: each way is refused, judged different, or does not pay."""
 
 import os
+import pickle
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import cheating
+import numpy as np
 import pytest
 import torch
 from cheating import STEP_SECONDS, Clock
 
 from exp.benchmark import clock, machine
-from exp.benchmark.bench import Bench
+from exp.benchmark.bench import MOST_CALLS, Bench, Timed, Warm
 from exp.benchmark.ceilings import Ceilings
 from exp.benchmark.outcome import compared, metrics, raw, refused_of
 from exp.benchmark.plan import Size
-from exp.benchmark.processes import Worker
+from exp.benchmark.processes import Worker, _pickled
 from exp.benchmark.replay import judged_with_blocks
-from exp.benchmark.session import Participant, Session, measure
+from exp.benchmark.rows import row
+from exp.benchmark.session import Participant, Session, _calls, _timed, measure
+from exp.benchmark.worker import Orders, serve
 from exp.composition import compose
 from exp.conditions import controlled
 from exp.configuration import instantiate
 from exp.methods.base import Method
 from exp.methods.manual import NumPy, Tensor
-from exp.verification.verdict import DIFFERENT, EQUIVALENT
+from exp.verification.verdict import DIFFERENT, EQUIVALENT, UNDECIDED
 
 SMALL = ["method=numpy", "tracker=none", "problem.samples=11", "problem.inputs=7", "problem.outputs=3", "network.hidden=[5]"]
 RATE = "optimizer.lr=1e-4"
@@ -77,7 +82,11 @@ def test_an_honest_method_is_equivalent_and_as_fast_as_it_says(words: tuple[str,
 
 
 @pytest.mark.usefixtures("fake_clock")
-@pytest.mark.parametrize("cheat", [cheating.Cached, cheating.Skipping, cheating.Prepared], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "cheat",
+    [cheating.Cached, cheating.Skipping, cheating.Prepared, cheating.Ahead, cheating.NotANumber],
+    ids=lambda kind: kind.__name__,
+)
 def test_steps_that_were_not_done_are_different_and_no_speed_is_shown(cheat: type[Method]) -> None:
     size, _ = timed(cheating.Honest(), cheat())
     cheater = size.members[1]
@@ -114,8 +123,9 @@ def test_what_a_lazy_output_computes_when_it_is_read_is_timed() -> None:
 
 
 @pytest.mark.usefixtures("fake_clock")
-def test_work_left_for_after_the_block_is_refused() -> None:
-    size, _ = timed(cheating.Honest(), cheating.LeftOver())
+@pytest.mark.parametrize("cheat", [cheating.LeftOver, cheating.LeftOverTwice], ids=lambda kind: kind.__name__)
+def test_work_left_for_after_the_block_is_refused(cheat: type[Method]) -> None:
+    size, _ = timed(cheating.Honest(), cheat())
     lazy = size.members[1]
     refused = refused_of(lazy)
     assert refused is not None and refused.sign == "left over"
@@ -181,12 +191,81 @@ def test_warming_up_is_told_and_counts_for_nothing() -> None:
     assert all(warm.stable for warm in size.members[1].warm)
 
 
-def test_a_patched_clock_is_refused() -> None:
+@pytest.mark.parametrize("pace", [0.25, 0.65])
+def test_a_patched_clock_is_refused(pace: float) -> None:
     """In processes of their own: the parent's clock beside the worker's shows it."""
-    size, _ = timed(cheating.PatchedClock(), isolated=True)
+    size, _ = timed(cheating.PatchedClock(pace=pace), isolated=True)
     refused = refused_of(size.members[0])
     assert refused is not None and refused.sign == "clock"
     assert "the clock of another process" in refused.sentence
+
+
+def block(seconds: float, outside: float, calls: int = 1) -> Timed:
+    return Timed(0, calls, calls, seconds, None, seconds, 0.0, calls, np.ones(calls), outside)
+
+
+def test_a_block_that_was_far_too_short_by_the_parents_clock_is_longer_next_time() -> None:
+    """A method that is slow while it warms up would else have blocks of one step, and much that could be left for later."""
+    each = participant(cheating.Honest())
+    each.warm, each.blocks = [Warm(1, 1.0, True, 0.04, 1, 1)], [[]]
+    assert _calls(each) == 1
+    each.blocks[-1].append(block(0.04, 0.0005))
+    assert _calls(each) == MOST_CALLS
+    each.blocks[-1].append(block(0.0, 0.02, calls=7))
+    assert _calls(each) == 7
+
+
+def test_a_clock_that_stands_still_does_not_time_for_ever() -> None:
+    each = participant(cheating.Honest())
+    each.blocks = [[block(0.0, 0.04), block(0.0, 0.05)]]
+    assert _timed(Session(0, [each]), {0: None}) == pytest.approx(0.09)
+
+
+def test_a_worker_whose_parent_is_gone_says_nothing() -> None:
+    class Gone:
+        def recv(self) -> Any:
+            return "nothing", ()
+
+        def send(self, answer: Any) -> None:
+            raise BrokenPipeError
+
+    parent: Any = Gone()
+    serve(parent, Orders(parent))  # returns
+
+
+def test_no_worker_knows_by_which_seed_blocks_are_kept() -> None:
+    each = participant(cheating.Honest())
+    each.experiment.config["benchmark"] = {"seed": 7}
+    assert "benchmark" not in pickle.loads(_pickled(each.experiment)).config
+    assert each.experiment.config["benchmark"] == {"seed": 7}
+
+
+def test_losses_of_which_few_could_be_judged_are_told_of() -> None:
+    size, session = timed(cheating.Honest())
+    (honest,) = size.members
+    verdict = judged_with_blocks(honest, alone=True)
+    decided, of = honest.decided
+    assert decided == of > 0
+    assert not any("could be judged" in note for note in row(honest, size, session, verdict)["benchmark"]["notes"])
+    honest.decided = of // 4, of
+    assert any(
+        f"the losses of {of // 4} could be judged" in n for n in row(honest, size, session, verdict)["benchmark"]["notes"]
+    )
+
+
+def test_a_method_that_got_faster_after_it_was_warm_is_told_of() -> None:
+    size, session = timed(cheating.Honest())
+    (honest,) = size.members
+    verdict = judged_with_blocks(honest, alone=True)
+    honest.warm = [replace(honest.warm[0], step_seconds=4 * honest.warm[0].step_seconds)]
+    assert any("still changing its speed" in note for note in row(honest, size, session, verdict)["benchmark"]["notes"])
+
+
+def test_where_no_timed_loss_is_finite_nothing_is_equivalent() -> None:
+    """The method is right, its rate too large: what was timed computes nothing."""
+    size, _ = timed(NumPy(), words=("optimizer.lr=1e3",))
+    verdict = judged_with_blocks(size.members[0])
+    assert verdict.verdict == UNDECIDED and "timed losses are not finite" in verdict.line
 
 
 def test_a_method_that_no_other_process_can_import_fails_alone() -> None:
@@ -232,6 +311,7 @@ def test_work_on_another_stream_is_waited_for() -> None:
         bench = Bench(experiment, data)
         bench.start()
         bench.prepare(seed=5, steps=3, calls=2)
+        bench.ready()
         done: list[bool] = []
         timed_block = bench.go(lambda: done.append(all(stream.query() for stream in streams)))
     assert done == [True]

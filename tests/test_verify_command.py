@@ -33,6 +33,11 @@ class Uncounted(NumPy):
         return super().update(state, grads)._replace(count=state.count)
 
 @dataclass(kw_only=True)
+class Clipped(NumPy):
+    def update(self, state, grads):
+        return super().update(state, {name: grad.clip(-1e5, 1e5) for name, grad in grads.items()})
+
+@dataclass(kw_only=True)
 class Raising(NumPy):
     def transition(self, state, x, y):
         raise ZeroDivisionError("nothing to divide by")
@@ -46,7 +51,7 @@ def theirs(tmp_path: Path) -> Path:
     module = f"theirs_{tmp_path.name}"
     (folder / "method").mkdir(parents=True)
     (folder / f"{module}.py").write_text(THEIRS)
-    for name in ("Wrong", "Uncounted", "Raising"):
+    for name in ("Wrong", "Uncounted", "Clipped", "Raising"):
         (folder / "method" / f"{name.lower()}.yaml").write_text(f"_target_: {module}.{name}\n")
     return folder
 
@@ -191,19 +196,42 @@ def test_a_verdict_is_not_that_of_other_code_or_another_precision(
     first = trained()
     assert (first["first"]["tensor"], first["first"]["ratio"]) == ("count", "inf")
     judged = [len(remembered(tmp_path))]
-    same = trained("seed=7", "optimizer.lr=1e-5", "training.steps=10", "network.initial=he")
+    same = trained("seed=7", "optimizer.lr=1e-5", "training.steps=10")
     assert {key: same[key] for key in ("first", "resolution", "seconds")} == {
         key: first[key] for key in ("first", "resolution", "seconds")
     }
     judged.append(len(remembered(tmp_path)))
-    for words in (["precision=fp64"], ["network.hidden=[6]"], ["network.activation=tanh"], ["optimizer.weight_decay=0.1"]):
+    for words in (["precision=fp64"], ["network.hidden=[6]"], ["network.activation=tanh"], ["network.initial=he"]):
         trained(*words)
         judged.append(len(remembered(tmp_path)))
+    trained("optimizer.weight_decay=0.1")
+    judged.append(len(remembered(tmp_path)))
     source = next(theirs.glob("*.py"))
     source.write_text(source.read_text() + "\n# another step\n")
     trained()
     judged.append(len(remembered(tmp_path)))
-    assert judged == [1, 1, 2, 3, 4, 5, 6]
+    assert judged == [1, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_fault_that_only_numbers_as_large_as_the_trainings_show_is_seen(
+    tmp_path: Path, theirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At probes no gradient is as large as the tutorial's first."""
+    monkeypatch.chdir(tmp_path)
+    run("method=clipped", "training.verify=true", "training.steps=3", "tracker=none", config_dir=theirs)
+    assert run_folders("runs")[-1].status()["verdict"] == "different"
+    (found,) = verdicts(tmp_path)
+    assert (found["first"]["probe"], found["first"]["step"], found["first"]["beat"]) == ("training", 0, "backward")
+
+
+def test_what_task_verify_found_different_no_training_calls_equivalent(here: Here, tmp_path: Path, theirs: Path) -> None:
+    words = ("--config-dir", str(theirs), "method=wrong", "tracker=none", *SMALL)
+    assert here(*words, "task=verify").code == 2
+    (known,) = remembered(tmp_path)
+    stored = json.loads(known.read_text())
+    done = here(*words, "training.verify=true")
+    assert done.code == 0 and "verdict: different" in done.out
+    assert json.loads(known.read_text()) == stored
 
 
 def test_what_is_not_decided_is_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,10 @@ from exp.verification.judge import Judge
 from exp.verification.reference import Unknown
 from exp.verification.subject import Subject
 from exp.verification.training_run import judge_training
-from exp.verification.verdict import Verdict, concluded, undecided
+from exp.verification.verdict import DIFFERENT, EQUIVALENT, Verdict, concluded, undecided
+
+FIRST_STEPS = 3
+"""Of a run, that are judged with the verdict that is remembered."""
 
 READERS = (SGD(lr=1.0), Momentum(lr=1.0, momentum=0.5))
 """Other optimizers by which a gradient can be read: they tell a wrong gradient from a wrong update of it."""
@@ -58,10 +61,10 @@ def judged(
     data: Data,
     device: str,
     *,
-    training: bool = True,
+    first_steps: int | None = None,
     further: Callable[[Case, Judge], None] = lambda case, judge: None,
 ) -> Verdict:
-    """The verdict on the experiment's method in its place; `training` also along the configured training.
+    """The verdict on the experiment's method in its place, and along the configured training, or so many of its first steps.
 
     The caller has set the `conditions`. `further` looks at what else there is to judge.
     A method that raises is undecided: what it computes has not been seen.
@@ -75,9 +78,12 @@ def judged(
     curve: dict[str, Any] = {}
     try:
         judge_method(asked, judge)
-        if training:
+        if first_steps != 0:
+            training = experiment.training
+            if first_steps is not None:
+                training = replace(training, epochs=None, steps=min(first_steps, training.total_steps(len(data.train.inputs))))
             curve = judge_training(
-                asked, judge, experiment.training, data.train.inputs, data.train.targets, experiment.initial_state(data)
+                asked, judge, training, data.train.inputs, data.train.targets, experiment.initial_state(data)
             )
         further(asked, judge)
     except (Exception, SystemExit) as error:
@@ -104,7 +110,9 @@ def judged_by_kit(experiment: Experiment, data: Data, device: str) -> Verdict:
 
 
 def remembered(experiment: Experiment, data: Data, device: str, verdicts: Any) -> Verdict:
-    """The verdict on the method alone, from `verdicts` (a `run_folder.Verdicts`) where it is known, else judged and kept.
+    """The verdict on the method, from `verdicts` (a `run_folder.Verdicts`) where it is known, else judged and kept.
+
+    Judged are its steps at probes, and the first of the run that comes first: numbers of a size that no probe has.
 
     Only `equivalent` and `different` are kept: what was undecided may be decided another time.
     """
@@ -112,16 +120,22 @@ def remembered(experiment: Experiment, data: Data, device: str, verdicts: Any) -
     if (known := verdicts.read(key)) is not None:
         return Verdict.from_json(known)
     with conditions(experiment, device):
-        found = judged(experiment, data, device, training=False)
-    if found.verdict in ("equivalent", "different"):
+        found = judged(experiment, data, device, first_steps=FIRST_STEPS)
+    if found.verdict in (EQUIVALENT, DIFFERENT):
         verdicts.write(key, found.as_json())
     return found
+
+
+def remember_different(found: Verdict, experiment: Experiment, data: Data, device: str, verdicts: Any) -> None:
+    """A method that was found different, by whatever it was judged, is so for all runs that ask for what is remembered."""
+    if found.verdict == DIFFERENT:
+        verdicts.write(identity(experiment, data, device), found.as_json())
 
 
 def identity(experiment: Experiment, data: Data, device: str) -> str:
     """The hash of what a verdict on a method depends on: its code, the shape of the configuration, the device, versions.
 
-    Not the seed, the data or the learning rate: probes have their own.
+    Not the seeds or the learning rate: probes have their own, and other seeds give numbers of the same size.
     """
     asked = case(experiment, data, device)
     method, optimizer = experiment.method, replace(experiment.optimizer, lr=1.0)
@@ -129,7 +143,8 @@ def identity(experiment: Experiment, data: Data, device: str) -> str:
         "method": [type(method).__qualname__, {field.name: repr(getattr(method, field.name)) for field in fields(method)}],  # type: ignore[arg-type]
         "code": sources([*modules_of(kinds_of(method)), __name__]),
         "shape": [asked.widths, asked.classes, asked.shape.whole, asked.ragged, experiment.training.batch_size is not None],
-        "network": [experiment.network.activation, experiment.network.bias],
+        "network": [experiment.network.activation, experiment.network.bias, experiment.network.initial],
+        "problem": {key: value for key, value in experiment.config["problem"].items() if key != "seed"},
         "parts": [repr(experiment.loss), type(optimizer).__qualname__, repr(optimizer)],
         "where": [experiment.precision.name, device, _device_name(device), experiment.threads],
         "versions": {name: version(name) for name in packages(method.library)},

@@ -143,6 +143,7 @@ def main() -> None:
             "exp": a_run_of_ours(part),
             "exp, joblib": a_run_of_ours(part, "hydra/launcher=joblib"),
             "exp, through MLflow's client": a_run_of_ours(part, env=CLIENT),
+            "exp, joblib, through MLflow's client": a_run_of_ours(part, "hydra/launcher=joblib", env=CLIENT),
             "exp, one by one": a_run_of_ours(part, "sweep.fuse=off"),
             "the usual script": a_run_of(USUAL, part, few=1, many=3, hydra=True),
         }

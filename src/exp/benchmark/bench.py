@@ -2,7 +2,8 @@
 
 A timed block is `calls` calls of the method's `steps`, as the training loop makes them. The device is waited for at its edges
 only: all its streams, so that work elsewhere on it counts. Losses are read inside, as the loop reads them; the state is read
-outside, twice: what a method has left to do then shows in the first reading.
+before the new data are where the method finds them, and after the block: what a method has left to do then shows in that it
+takes longer than to read the state once more, or than it took before the first step.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from exp.arrays import Place, get, put
+from exp.arrays import Array, Place, get, put
 from exp.benchmark import clock
 from exp.benchmark.ceilings import Ceilings, ceilings
 from exp.benchmark.fresh import Fresh, batches, fresh
@@ -61,8 +62,8 @@ class Warm:
 class Timed:
     """A timed block. `seconds` by the worker's own clock, `outside_seconds` by that of whoever ordered the block.
 
-    `device_seconds` between events on a GPU; `left_seconds` is what the first reading of the state took beyond a second one;
-    `counted` how many steps the state says were done. `losses` are (steps,).
+    `device_seconds` between events on a GPU; `left_seconds` is what reading the state took beyond what it takes; `counted` how
+    many steps the state says were done; `exchange_seconds` what an order took that asks for nothing. `losses` are (steps,).
     """
 
     seed: int
@@ -75,6 +76,7 @@ class Timed:
     counted: int
     losses: np.ndarray
     outside_seconds: float = float("nan")
+    exchange_seconds: float = 0.0
 
     @property
     def step_seconds(self) -> float:
@@ -101,6 +103,8 @@ class Bench:
         self._method = program.method
         self.edge()
         start_seconds = clock.seconds() - began
+        self._method.export()
+        self._read_seconds, _ = self._read()
         split = self._data.train
         self._x, self._y = put(split.inputs, self.place), put(split.targets, self.place)
         first = self._batches(0, 1, 1)[0]
@@ -117,7 +121,7 @@ class Bench:
 
     def warm(self, seed: int) -> Warm:
         """Do blocks until they are as fast as the ones before: see `warming`."""
-        self._load(self._fresh(seed, 1, 1))
+        self._show(*self._placed(self._fresh(seed, 1, 1)))
         found: list[float] = []
         steps, done, began = 1, 0, clock.seconds()
         while True:
@@ -141,10 +145,16 @@ class Bench:
         return Warm(done + block_steps, now - began, stable, step_seconds, block_steps, calls)
 
     def prepare(self, seed: int, steps: int, calls: int) -> None:
-        """Have everything ready for a timed block: a step or two to warm the caches, then new data, at the same addresses."""
+        """Have everything ready for a timed block: a step or two to warm the caches, and new data, not yet shown."""
         self._run(self._batches(seed + 1, 1, 2))
-        self._next = seed, steps, calls, self._load(self._fresh(seed, steps, calls)).blocks
         self._before = self._method.export()
+        data = self._fresh(seed, steps, calls)
+        self._next, self._hidden = (seed, steps, calls, data.blocks), self._placed(data)
+        self.edge()
+
+    def ready(self) -> None:
+        """The new data where the method finds them: from now on nothing of it runs but the timed block."""
+        self._show(*self._hidden)
         self.edge()
 
     def go(self, done: Callable[[], Any]) -> Timed:
@@ -157,7 +167,9 @@ class Bench:
         losses = self._run(blocks, events)
         seconds, computed = clock.seconds() - began, clock.processor_seconds() - computed
         done()
-        left, after = self._read()
+        read_seconds, after = self._read()
+        again_seconds, _ = self._read()
+        left = read_seconds - min(again_seconds, 2 * self._read_seconds)  # twice: a machine's moods are no work
         self._states = self._before, after
         counted = int(after.count) - int(self._before.count)
         return Timed(seed, steps * calls, calls, seconds, events.seconds(), computed, left, counted, losses)
@@ -177,14 +189,15 @@ class Bench:
     def _batches(self, seed: int, steps: int, calls: int) -> list[Block]:
         return batches(len(self._data.train.inputs), self._size, seed, steps, calls)
 
-    def _load(self, data: Fresh) -> Fresh:
+    def _placed(self, data: Fresh) -> tuple[Array, Array]:
+        return settled(put(data.x, self.place)), settled(put(data.y, self.place))
+
+    def _show(self, x: Array, y: Array) -> None:
         """New numbers, at the same addresses where the library lets arrays change: what is captured reads them there."""
-        x, y = settled(put(data.x, self.place)), settled(put(data.y, self.place))
         if self.place.library in IN_PLACE:
             self._x[...], self._y[...] = x, y
         else:
             self._x, self._y = x, y
-        return data
 
     def _run(self, blocks: list[Block], events: "_Events | None" = None) -> np.ndarray:
         """The losses of these blocks, read: when this returns, the device has nothing more to do."""
@@ -196,14 +209,11 @@ class Bench:
         return np.concatenate([np.atleast_1d(each) for each in losses]).astype(np.float64)
 
     def _read(self) -> tuple[float, State]:
-        """The state, and what reading it took beyond reading it once more."""
+        """What reading the state takes, and the state."""
         began = clock.seconds()
         state = self._method.export()
         self.edge()
-        between = clock.seconds()
-        self._method.export()
-        self.edge()
-        return 2 * between - began - clock.seconds(), state
+        return clock.seconds() - began, state
 
     def edge(self) -> None:
         """Wait for the whole device, whatever the stream."""

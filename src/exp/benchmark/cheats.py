@@ -12,10 +12,10 @@ import numpy as np
 
 from exp.benchmark.bench import Timed
 
-EXCHANGE_SECONDS = 0.01
-"""An order and its answer take less, on a machine that is not drowned; a clock that is off by this and more tells."""
+CLOCK_SECONDS = 0.003
+"""By so much two clocks may be apart over a block, beyond what an order and its answer take."""
 
-CLOCK = 0.4
+CLOCK = 0.15
 LEFT = 0.2
 THREADS = 0.3
 """Shares of a block's time beyond which a method is refused: clocks apart, work left for after the block, further threads."""
@@ -33,10 +33,11 @@ def refusal(blocks: Sequence[Timed], threads: int, device: str) -> Refusal | Non
     """The first thing that is wrong with these timed blocks; None where nothing is."""
     if not blocks:
         return None
-    # The quartile: an order that waits for a core on a busy machine is late now and then, a false clock is false always.
-    gaps = [block.outside_seconds - block.seconds for block in blocks]
+    # Quartiles: an order that waits for a core on a busy machine is late now and then, a false clock is false always.
+    exchange = np.percentile([block.exchange_seconds for block in blocks], 75)
+    gaps = [block.outside_seconds - block.seconds - exchange for block in blocks]
     gap, apart = np.percentile(gaps, 25), np.percentile(np.divide(gaps, [block.outside_seconds for block in blocks]), 25)
-    if gap > EXCHANGE_SECONDS and apart > CLOCK:
+    if gap > CLOCK_SECONDS and apart > CLOCK:
         inside, outside = (1e3 * median(getattr(b, name) for b in blocks) for name in ("seconds", "outside_seconds"))
         sentence = f"its own clock says {inside:.3g} ms a block, the clock of another process {outside:.3g} ms"
         return Refusal("clock", sentence)

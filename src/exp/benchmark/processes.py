@@ -1,5 +1,6 @@
 """The parent's end of a worker: orders and answers, in another process or (`isolated` false) in this one."""
 
+import copy
 import pickle
 import subprocess
 import sys
@@ -36,12 +37,16 @@ class Worker:
         # A group of its own: Ctrl-C in the terminal is for the parent, which ends its workers. What a method prints is lost.
         self._process = subprocess.Popen(command, pass_fds=[there.fileno()], stdout=subprocess.DEVNULL, process_group=0)
         there.close()
-        self.send("load", list(sys.path), *sent)
+        self._sent = sent
 
     @property
     def pid(self) -> int | None:
         """Of its process, where it is another one than this."""
         return self._process.pid
+
+    def load(self) -> None:
+        """The first order: import what the combination needs."""
+        self.send("load", list(sys.path), *self._sent)
 
     def send(self, name: str, *arguments: Any) -> None:
         """Give an order, and do not wait."""
@@ -54,8 +59,8 @@ class Worker:
             kind, value, *traceback = self._here.recv()
         except (EOFError, OSError):
             code = self._process.wait()
-            died = f"by signal {-code}" if code < 0 else f"with code {code}"
-            raise WorkerFailed(f"its process died {died} (killed by the system, perhaps for its memory?)") from None
+            signal = f"by signal {-code} (killed by the system, perhaps for its memory?)"
+            raise WorkerFailed(f"its process died {signal if code < 0 else f'with code {code}'}") from None
         if kind == "failed":
             raise WorkerFailed(value, *traceback)
         return value
@@ -68,9 +73,17 @@ class Worker:
     def timed(self) -> Timed:
         """The block that was prepared, with this process's clock beside the worker's own."""
         began = clock.seconds()
+        self.do("nothing")
+        exchange = clock.seconds() - began
+        self.do("ready")
+        began = clock.seconds()
         self.do("go")
         outside = clock.seconds() - began
-        return replace(self.answer(), outside_seconds=outside)
+        return replace(self.answer(), outside_seconds=outside, exchange_seconds=exchange)
+
+    def kill(self) -> None:
+        """In the middle of whatever it does."""
+        self._process.kill()
 
     def close(self) -> None:
         """End the process."""
@@ -92,6 +105,9 @@ class Local:
         self._experiment: Experiment = pickle.loads(_pickled(experiment))
         self._bench = Bench(self._experiment, data)
         self._outcome: Any = None
+
+    def load(self) -> None:
+        """Nothing: what it needs is imported here."""
 
     def send(self, name: str, *arguments: Any) -> None:
         self._order = name, arguments
@@ -118,18 +134,27 @@ class Local:
 
     def timed(self) -> Timed:
         ends: list[float] = []
+        self.do("ready")
         began = clock.seconds()
         found = self.do("go", lambda: ends.append(clock.seconds()))
         return replace(found, outside_seconds=ends[0] - began)
+
+    def kill(self) -> None:
+        """Nothing is left to end."""
 
     def close(self) -> None:
         """Nothing is left to end."""
 
 
 def _pickled(experiment: Experiment) -> bytes:
-    """An experiment for another process. Raises `WorkerFailed` for parts that no other process can import."""
+    """An experiment for another process, without the seed by which blocks are chosen to be judged.
+
+    Raises `WorkerFailed` for parts that no other process can import.
+    """
+    sent = copy.copy(experiment)
+    sent.config = {key: value for key, value in experiment.config.items() if key != "benchmark"}
     try:
-        return pickle.dumps(experiment)
+        return pickle.dumps(sent)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         problem = f"cannot be sent to a process of its own ({error}); put its class into a module beside its YAML"
         raise WorkerFailed(f"method={experiment.choices['method']} {problem}") from None

@@ -7,6 +7,7 @@ reference runs freely, until the states decide no more (`verification.block`). N
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from exp.state import State
 from exp.verification.block import judge_losses
 from exp.verification.case import Case
 from exp.verification.chain import Chain, judge_steps
-from exp.verification.comparison import exactly
+from exp.verification.comparison import Comparison, exactly
 from exp.verification.judge import At, Judge
 from exp.verification.subject import Subject
 from exp.verification.training_run import JUDGED_OPERATIONS, LOOKED_AT
@@ -28,6 +29,9 @@ from exp.verification.verdict import EQUIVALENT, Verdict, concluded, undecided
 
 MOST_OPERATIONS = 3e11
 """Floating-point operations with which timed steps are judged in all, at most, for each thread: some seconds."""
+
+LATER = 2
+"""So many steps later at most other roundings overflow too: numbers that blow up grow fast."""
 
 JUDGING = 12
 """To judge a step takes so many: the reference, eight times more with roundings of its own, and plain implementations."""
@@ -60,12 +64,17 @@ def judged_with_blocks(participant: Participant, *, alone: bool = False) -> Verd
         reason = f"one step of {operations:.1e} floating-point operations is too much to be done again in float64"
         return undecided(reason, "a smaller network or batch, or more threads")
 
+    participant.decided = 0, 0
+
     def further(asked: Case, judge: Judge) -> None:
         judge_audits(asked, judge, participant)
 
     with conditions(experiment, device):
         if not alone:
-            return judged(experiment, data, device, training=False, further=further)
+            found = judged(experiment, data, device, first_steps=0, further=further)
+            if found.verdict == EQUIVALENT and not any(np.isfinite(each.timed.losses).any() for each in participant.audits):
+                return undecided("the timed losses are not finite: nothing was computed", "a smaller optimizer.lr")
+            return found
         from exp.seeds import generator
 
         asked = case(experiment, data, device)
@@ -101,21 +110,36 @@ def judge_audits(asked: Case, judge: Judge, participant: Participant) -> None:
         left -= len(looked_at)
         if place and left < 0:
             break
-        _judge_audit(asked, judge, participant, audit, f"timed block {number}", looked_at)
+        decided, of = participant.decided
+        more = _judge_audit(asked, judge, participant, audit, f"timed block {number}", looked_at)
+        participant.decided = decided + more, of + audit.timed.steps
 
 
-def _judge_audit(
-    asked: Case, judge: Judge, participant: Participant, audit: Audit, name: str, looked_at: Sequence[int]
-) -> None:
-    """One block, step by step, and as it was timed; of its steps those `looked_at` are judged against the reference."""
+def _judge_audit(asked: Case, judge: Judge, participant: Participant, audit: Audit, name: str, looked_at: Sequence[int]) -> int:
+    """One block, step by step, and as it was timed; of its steps those `looked_at` are judged against the reference.
+
+    Returns of how many steps the losses that were timed were decided.
+    """
     subject, split, timed = asked.subject, participant.data.train, audit.timed
     data = fresh(split.inputs, split.targets, asked.batch_size, timed.seed, timed.steps // timed.calls, timed.calls)
-    if not np.isfinite(timed.losses).all():
-        judge.remarks.append(f"{name}: its losses are not finite, which decides nothing")
-        return
+    if not all(np.isfinite(array).all() for array in audit.before.params.values()):
+        judge.remarks.append(f"{name}: began with weights that are not finite, which decides nothing")
+        return 0
     chain = Chain(
         name, subject.optimizer, audit.before, subject.cast(data.x), subject.cast(data.y), data.rows, conditioned=False
     )
     single, last = judge_steps(judge, chain, [step for step in looked_at if step < timed.steps])
+    if (blown := _blown_up(timed.losses)) < len(timed.losses) and len(timed.losses) == len(single):
+        if np.isfinite(single[min(blown + LATER, len(single) - 1)]):
+            what = "is not finite, where its steps one by one are"
+            judge.add(At(name, blown), "loss", "loss", Comparison(inf, (), timed.losses[blown], single[blown], 0.0, what))
+        judge.remarks.append(f"{name}: its losses are not finite from step {blown} on, which decides nothing")
+        return 0
     left: Any = Left(subject, subject.optimizer, audit.after)  # a method as far as it is asked
-    judge_losses(judge, chain, single, last, timed.losses, left)
+    return judge_losses(judge, chain, single, last, timed.losses, left)
+
+
+def _blown_up(losses: np.ndarray) -> int:
+    """The first that is not finite; their number where all are."""
+    finite = np.isfinite(losses)
+    return len(losses) if finite.all() else int(finite.argmin())

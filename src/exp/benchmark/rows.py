@@ -1,5 +1,6 @@
 """What the status of a run says of what was measured: its numbers, and what the table has in its row and below."""
 
+from statistics import median
 from typing import Any
 
 from exp.benchmark.outcome import bound, compared, floor, metrics, refused_of
@@ -7,6 +8,12 @@ from exp.benchmark.plan import Size
 from exp.benchmark.replay import judged_with_blocks
 from exp.benchmark.session import Participant, Session
 from exp.verification.verdict import Verdict
+
+SHOWN = 0.5
+"""Where fewer than this share of the timed steps that were kept could be judged by their losses, a reader is told."""
+
+CHANGED = 3.0
+"""Times as fast, or as slow, as when it was called warm: no mood of a machine."""
 
 
 def row(each: Participant, size: Size, session: Session, verdict: Verdict) -> dict[str, Any]:
@@ -25,9 +32,22 @@ def row(each: Participant, size: Size, session: Session, verdict: Verdict) -> di
         told["notes"].append(f"{each.label} is refused: {refused.sentence}")
     if verdict.first or verdict.reason:
         told["notes"].append(f"{each.label} is {verdict.line}")
-    if not all(warm.stable for warm in each.warm):
+    decided, of = each.decided
+    if decided < SHOWN * of:
+        told["notes"].append(
+            f"{each.label}: of {of} timed steps that were kept the losses of {decided} could be judged; of the others, that "
+            "the block ends where its steps one by one end (verdict.json says why)"
+        )
+    if not all(warm.stable for warm in each.warm) or _changed(each):
         told["notes"].append(f"{each.label} was still changing its speed when it was timed: it had not warmed up")
     return {"metrics": numbers, "benchmark": told}
+
+
+def _changed(each: Participant) -> bool:
+    """Whether the timed blocks of a process are far from what it had warmed up to."""
+    both = zip(each.warm, each.blocks, strict=False)
+    pairs = [(warm.step_seconds, median(block.step_seconds for block in blocks)) for warm, blocks in both if blocks]
+    return any(max(pair) > CHANGED * min(pair) for pair in pairs)
 
 
 def peer_row(peer: Participant, size: Size, session: Session, of: dict[str, Any]) -> dict[str, Any]:

@@ -5,14 +5,14 @@ core as all others of its set, and the next set on another: cores of one machine
 combination there are two workers, which nobody could tell apart: what is found between those two is the noise floor.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
 from exp.benchmark import machine
-from exp.benchmark.bench import BLOCK_SECONDS, Started, Timed, Warm
+from exp.benchmark.bench import BLOCK_SECONDS, MOST_CALLS, Started, Timed, Warm
 from exp.benchmark.ceilings import Ceilings
 from exp.benchmark.processes import Local, Worker, WorkerFailed
 from exp.benchmark.statistics import LEAST_OF_A_STRETCH
@@ -61,6 +61,8 @@ class Participant:
     traceback: str = ""
     skipped: str | None = None
     """Why it is not timed at all: too large for this machine."""
+    decided: tuple[int, int] = (0, 0)
+    """Of how many timed steps that were kept the losses were decided, and how many were judged."""
 
     @property
     def able(self) -> bool:
@@ -125,7 +127,10 @@ def measure(
                     each.failed = str(error)
                 else:
                     stack.callback(alive[number].close)
+            stack.enter_context(_killed_early(alive))
             if isolated:  # they import in parallel
+                for worker in alive.values():
+                    worker.load()
                 for number, worker in list(alive.items()):
                     _attempt(session, alive, number, worker.answer)
                 _stay(session, alive)
@@ -133,6 +138,17 @@ def measure(
                 _one_set(session, alive, process, seconds / processes)
         progress(process + 1)
     return session
+
+
+@contextmanager
+def _killed_early(alive: dict[int, Any]) -> Iterator[None]:
+    """Interrupted, workers end at once, whatever they do."""
+    try:
+        yield
+    except BaseException:
+        for worker in alive.values():
+            worker.kill()
+        raise
 
 
 def _stay(session: Session, alive: dict[int, Any]) -> None:
@@ -172,7 +188,9 @@ def _one_set(session: Session, alive: dict[int, Any], process: int, seconds: flo
         each = session.participants[number]
         _attempt(session, alive, number, lambda: worker.do("finish"), each.memory)  # noqa: B023
         if number in alive and not each.environment:
-            each.environment = worker.do("environment")
+            told: list[dict[str, Any]] = []
+            _attempt(session, alive, number, lambda: worker.do("environment"), told)  # noqa: B023
+            each.environment = told[0] if told else {}
     session.looks.append((first, machine.look(worker.pid for worker in alive.values())))
 
 
@@ -180,10 +198,10 @@ def _round(session: Session, alive: dict[int, Any], order: list[int], random: Ge
     """A timed block of each, in this order. Where one fails, the round does not count for it: it leaves."""
     for number in order:
         each, worker = session.participants[number], alive[number]
-        warm, seed = each.warm[-1], _seed(random)
+        steps, calls, seed = each.warm[-1].block_steps, _calls(each), _seed(random)
 
-        def block(worker: Any = worker, warm: Warm = warm, seed: int = seed) -> Timed:
-            worker.do("prepare", seed, warm.block_steps, warm.block_calls)
+        def block(worker: Any = worker, steps: int = steps, calls: int = calls, seed: int = seed) -> Timed:
+            worker.do("prepare", seed, steps, calls)
             return worker.timed()
 
         _attempt(session, alive, number, block, each.blocks[-1])
@@ -192,12 +210,22 @@ def _round(session: Session, alive: dict[int, Any], order: list[int], random: Ge
             _attempt(session, alive, number, lambda: Audit(timed, *worker.do("states")), each.audits)  # noqa: B023
 
 
+def _calls(each: Participant) -> int:
+    """Of the next block: as many as last time, or more where that was far too short by the clock of this process."""
+    if not each.blocks[-1]:
+        return each.warm[-1].block_calls
+    last = each.blocks[-1][-1]
+    if last.outside_seconds > BLOCK_SECONDS / 4:
+        return last.calls
+    return min(max(last.calls, round(last.calls * BLOCK_SECONDS / max(last.outside_seconds, 1e-9))), MOST_CALLS)
+
+
 def _of_this_process(each: Participant) -> int:
     """How many blocks of the present process are kept already; large states are kept once."""
     weight = sum(array.nbytes for array in each.audits[0].before.named().values()) if each.audits else 0
     if weight > LARGEST_AUDIT_BYTES:
         return AUDITS
-    return sum(audit.timed in each.blocks[-1] for audit in each.audits)
+    return sum(audit.timed is timed for audit in each.audits for timed in each.blocks[-1])
 
 
 def _attempt(session: Session, alive: dict[int, Any], number: int, work: Callable[[], Any], into: list | None = None) -> None:
@@ -214,8 +242,8 @@ def _attempt(session: Session, alive: dict[int, Any], number: int, work: Callabl
 
 
 def _timed(session: Session, alive: dict[int, Any]) -> float:
-    """Seconds of this set's timed blocks so far, of all that are left."""
-    return sum(block.seconds for number in alive for block in session.participants[number].blocks[-1]) if alive else inf
+    """Seconds of this set's timed blocks so far, of all that are left, by the clock of this process: theirs may stand still."""
+    return sum(block.outside_seconds for number in alive for block in session.participants[number].blocks[-1]) if alive else inf
 
 
 def _seed(random: Generator) -> int:

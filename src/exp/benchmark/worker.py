@@ -4,11 +4,13 @@ Every order is answered by ("ok", value) or ("failed", sentence, traceback); a t
 end. The clocks are taken before the method's module is imported.
 """
 
+import ctypes
 import os
 import pickle
+import signal
 import sys
 import traceback
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from exp.benchmark.bench import Bench
 from exp.errors import in_a_line
 
 __all__ = ["clock", "serve"]
+
+PR_SET_PDEATHSIG = 1
 
 
 class Orders:
@@ -65,6 +69,12 @@ class Orders:
     def prepare(self, seed: int, steps: int, calls: int) -> None:
         self._bench.prepare(seed, steps, calls)
 
+    def ready(self) -> None:
+        self._bench.ready()
+
+    def nothing(self) -> None:
+        """What an order and its answer take."""
+
     def go(self) -> Any:
         return self._bench.go(lambda: self._parent.send(("done", None)))
 
@@ -86,7 +96,10 @@ def serve(parent: Connection, orders: Any) -> None:
             answer = ("ok", getattr(orders, name)(*arguments))
         except (Exception, SystemExit) as error:
             answer = ("failed", failure(error), traceback.format_exc())
-        parent.send(answer)
+        try:
+            parent.send(answer)
+        except OSError:
+            return
 
 
 def failure(error: BaseException) -> str:
@@ -95,7 +108,14 @@ def failure(error: BaseException) -> str:
     return f"{in_a_line(error)} ({Path(where.filename).name} line {where.lineno})"
 
 
+def end_with_parent() -> None:
+    """Let Linux kill this process when its parent is gone, also in the middle of a step: see prctl(2)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 if __name__ == "__main__":
+    end_with_parent()
     connection = Connection(int(sys.argv[1]))
     serve(connection, Orders(connection))
     sys.stdout.flush()

@@ -14,10 +14,10 @@ from exp.environment import environment
 from exp.errors import require_choice
 from exp.experiment import Experiment, Unsupported
 from exp.identity import run_sources
-from exp.judgement import conditions, judged, judged_by_kit
+from exp.judgement import conditions, judged, judged_by_kit, remember_different
 from exp.problems import Data
 from exp.report import Report
-from exp.run_folder import RunFolder
+from exp.run_folder import RunFolder, Verdicts
 from exp.seeds import digest
 from exp.summary import cell
 from exp.tasks.base import Member, RunTask, Table
@@ -69,6 +69,7 @@ class Verify(RunTask):
             described = environment(device) | {"conditions": set_conditions, "sources": run_sources(experiment)}
             folder.write_json("environment.json", described)
             verdict = (judged_by_kit if self.kit == "full" else judged)(experiment, data, device)
+            remember_different(verdict, experiment, data, device, Verdicts(experiment.runs))
         if verdict.traceback:
             folder.write_text("error.txt", verdict.traceback)
         if verdict.kit:

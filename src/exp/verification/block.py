@@ -36,15 +36,17 @@ def judge_block(judge: Judge, chain: Chain, single: np.ndarray, last: State) -> 
     judge_losses(judge, chain, single, last, subject.steps(method, subject.put(chain.x), subject.put(chain.y), block), method)
 
 
-def judge_losses(judge: Judge, chain: Chain, single: np.ndarray, last: State, losses: np.ndarray, method: Method) -> None:
-    """A block that was done: its `losses`, and the `method` as it left it. See `judge_block`."""
+def judge_losses(judge: Judge, chain: Chain, single: np.ndarray, last: State, losses: np.ndarray, method: Method) -> int:
+    """A block that was done: its `losses`, and the `method` as it left it. See `judge_block`. Returns how many were decided."""
     if losses.shape != single.shape:
         judge.add(At(chain.name, 0), "batches", "number of losses", exactly(losses.size, single.size))
-    elif not (same_bits(losses.astype(np.float64), single) and same_states(method.export(), last)):
-        _judge_rounded(judge, chain, losses, method, last)
+        return 0
+    if same_bits(losses.astype(np.float64), single) and same_states(method.export(), last):
+        return len(losses)
+    return _judge_rounded(judge, chain, losses, method, last)
 
 
-def _judge_rounded(judge: Judge, chain: Chain, losses: np.ndarray, method: Method, last: State) -> None:
+def _judge_rounded(judge: Judge, chain: Chain, losses: np.ndarray, method: Method, last: State) -> int:
     """Losses and the last output against a reference that runs freely, and DRAWS that go astray by their roundings.
 
     Errors grow from step to step as those of the method do. Where one of them may have crossed a kink, or they have grown
@@ -69,7 +71,7 @@ def _judge_rounded(judge: Judge, chain: Chain, losses: np.ndarray, method: Metho
             if not apart <= moved:
                 what = f"ends {apart:.3g} from the end of its steps one by one, which is {moved:.3g} from the start"
                 judge.add(At(chain.name, step), "batches", "weights", Comparison(inf, (), apart, moved, 0.0, what))
-            return
+            return step
         error = allowed.allowed("loss/loss").clamp(min=relative * float(loss.abs()))
         judge.add(At(chain.name, step), "batches", "loss", compare(losses[step], loss, error))
         updated = [rule.updated(state, each) for state, each in zip(states, grads, strict=True)]
@@ -79,6 +81,7 @@ def _judge_rounded(judge: Judge, chain: Chain, losses: np.ndarray, method: Metho
     output = get(method.predict(judge.subject.put(chain.x)))
     comparison = compare(output, allowed.right[allowed.output], allowed.allowed(allowed.output))
     judge.add(At(chain.name, len(losses)), "batches", "state after the block, by its output", comparison)
+    return len(losses)
 
 
 def _envelope(judge: Judge, states: list[State], x: Tensor, y: Tensor) -> tuple[Envelope, list[dict[str, Tensor]]]:
