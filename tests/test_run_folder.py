@@ -306,3 +306,10 @@ def test_a_long_error_is_one_line_without_its_middle() -> None:
     assert said.startswith("ValueError: too large x") and said.endswith("x ; use less") and " … " in said
     assert len(said) <= LONGEST_REASON and "\n" not in said
     assert in_a_line(KeyError("short")) == "KeyError: 'short'"
+
+
+def test_quotes_and_blanks_of_a_name_do_not_become_signs(tmp_path: Path) -> None:
+    """`optimizer.lr="'1e-6'"` is a rate of 1e-6."""
+    folder = RunFolder.create(tmp_path, "numpy lr='1e-6' seed= 1")
+    assert "-numpy-lr=1e-6-seed=1-" in folder.path.name
+    folder.release()

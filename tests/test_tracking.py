@@ -143,6 +143,7 @@ def test_a_server_that_is_down_costs_a_line(outage: SimpleNamespace) -> None:
     assert outage.down.returncode == 0, outage.down.stderr
     said = [line for line in outage.down.stdout.splitlines() if "not in MLflow" in line]
     assert len(said) == 1 and "next python -m exp" in said[0] and outage.down.stderr == ""
+    assert "earlier run" not in outage.down.stdout  # it is this one
     assert outage.incomplete and not (outage.cwd / "mlflow.db").exists()
     assert_complete(outage.missed, 21)
 

@@ -2,13 +2,15 @@
 
 import colorsys
 
-HUES = (0.58, 0.07, 0.35, 0.80, 0.98, 0.48, 0.14, 0.70)
-"""Blue, orange, green, purple, red, teal, yellow, indigo."""
+from exp import registry
+
+HUES = (0.58, 0.07, 0.35, 0.80, 0.98, 0.48, 0.14, 0.70, 0.88, 0.22, 0.02, 0.42)
+"""Blue, orange, green, purple, red, teal, yellow, indigo, pink, lime, brick, jade."""
 
 
 def colours(methods: list[str]) -> list[str]:
-    """`#rrggbb` for each run, given the method of each."""
-    order = list(dict.fromkeys(methods))
+    """`#rrggbb` for each run, given the method of each. A method of `conf/` has the same hue in every sweep."""
+    order = list(dict.fromkeys([*registry.choices("method"), *methods]))
     seen: dict[str, int] = {}
     found = []
     for method in methods:

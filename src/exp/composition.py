@@ -23,8 +23,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from exp import registry
-from exp.config_errors import explained
+from exp.config_errors import about_interpolation, explained
 from exp.errors import MISSING, InputError
+from exp.flags import require_sensible
 from exp.override_text import value_text
 
 # Said of every file that completes a launcher's own configuration; that Hydra checks its keys and types by it, is meant.
@@ -64,19 +65,21 @@ def resolved(config: DictConfig) -> dict[str, Any]:
             if key != "hydra"
         }
     except OmegaConfBaseException as error:
-        raise InputError(_unresolved(config) or "configuration", MISSING, str(error).splitlines()[0]) from None
+        raise _unresolved(config, str(error).splitlines()[0]) from None
 
 
-def _unresolved(config: DictConfig) -> str | None:
-    """The key whose interpolation leads nowhere."""
-    nodes = {str(key): node for key, node in config.items_ex(resolve=False)}
-    nested = [f"{key}.{inner}" for key, node in nodes.items() if isinstance(node, DictConfig) for inner in node]
-    for key in [*nested, *nodes]:
+def _unresolved(config: DictConfig, said: str) -> InputError:
+    """The error of an interpolation that leads nowhere, with its key and the value as it was typed."""
+    raw: Any = OmegaConf.to_container(config, resolve=False)
+    nested = [f"{key}.{inner}" for key, node in raw.items() if isinstance(node, dict) for inner in node]
+    plain = [key for key, node in raw.items() if not isinstance(node, dict)]
+    for key in [*plain, *nested]:
         try:
             OmegaConf.select(config, str(key))
         except OmegaConfBaseException:
-            return str(key)
-    return None
+            group, _, end = str(key).rpartition(".")
+            return InputError(str(key), raw[group][end] if group else raw[end], about_interpolation(said))
+    return InputError("configuration", MISSING, said)
 
 
 LAUNCHERS = ("hydra_joblib_launcher", "hydra_ray_launcher", "hydra_submitit_launcher")
@@ -145,6 +148,7 @@ def prepared(words: list[str]) -> tuple[list[str], list[str]]:
 
     parser.error = refuse
     arguments = parser.parse_args(words)
+    require_sensible(arguments)
     if arguments.config_dir:
         add_import_paths(arguments.config_dir)
     for override in arguments.overrides:

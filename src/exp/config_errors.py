@@ -20,6 +20,9 @@ ALIKE = 0.6
 """Two words are alike from this ratio of difflib's on."""
 
 
+HOW_TO_QUOTE = "no blanks around =; a value with , = { } ( ) ~ or letters beyond ASCII in quotes within quotes: '\"a=b\"'"
+
+
 @contextmanager
 def as_typed(overrides: list[str]) -> Iterator[None]:
     """Errors raised inside show the value as it was typed (1e3, not 1000.0)."""
@@ -55,9 +58,7 @@ def explain(error: BaseException, overrides: list[str]) -> InputError:
         if isinstance(cause, yaml.YAMLError):
             return _bad_yaml(cause)
         if isinstance(cause, OverrideParseException):
-            return InputError(
-                cause.override, MISSING, "cannot be read as key=value; put values with , = { } or spaces in quotes"
-            )
+            return InputError(cause.override, MISSING, f"cannot be read as key=value; {HOW_TO_QUOTE}")
         if isinstance(cause, MissingConfigException) and cause.missing_cfg_file:
             return _missing_choice(cause)
     text = " ".join(str(error).split())
@@ -121,6 +122,8 @@ def _no_such_key(key: str, value: str) -> InputError:
         problem = "is no key of the chosen launcher; hydra/launcher=joblib has n_jobs, for others see docs/sweeps.md"
         return InputError(key, value or MISSING, problem)
     if group in registry.choices("task") and end in registry.choices("task")[group]:
+        if (own := registry.prefix("task", group)) != group:
+            return InputError(key, value or MISSING, f"no such key; task={group} has {own}.{end}")
         return InputError(key, value or MISSING, f"is a key of task={group}; add task={group}")
     if having := [f"{group}={choice}" for choice, keys in registry.choices(group).items() if end in keys]:
         return InputError(key, value or MISSING, f"the chosen {group} has no {end}; {listed(having)} has")
@@ -141,3 +144,12 @@ def _no_such_key(key: str, value: str) -> InputError:
 def unknown_key(key: str, value: object) -> InputError:
     """A key that was added with + or in a file, and that no constructor takes."""
     return _no_such_key(key, "" if value is None or isinstance(value, dict | list) else str(value))
+
+
+def about_interpolation(said: str) -> str:
+    """What there is instead of what an interpolation names, by what OmegaConf `said`."""
+    if absent := re.search(r"Interpolation key '([^']*)' not found", said):
+        return f"there is no {absent[1]}; nearest: {listed(nearest(absent[1], registry.all_keys())[:3])}"
+    if absent := re.search(r"Environment variable '([^']*)' not found", said):
+        return f"the environment has no {absent[1]}; set it, or give a value after a comma: ${{oc.env:{absent[1]},value}}"
+    return "takes its value from itself" if "Recursive interpolation" in said else said

@@ -80,7 +80,8 @@ class Experiment:
             except (MemoryError, OverflowError, ValueError) as error:
                 if isinstance(error, InputError):
                     raise
-                raise InputError(self.choices["problem"], MISSING, f"cannot be loaded: {error}") from None
+                smaller = "; fewer samples or inputs would fit" if isinstance(error, MemoryError) else ""
+                raise InputError(self.choices["problem"], MISSING, f"cannot be loaded: {error}{smaller}") from None
         return data
 
     def _require_memory(self, data: Data) -> None:
@@ -95,12 +96,16 @@ class Experiment:
             )
 
     def _require_representable(self) -> None:
-        """Raise `InputError` for a setting of the optimizer that is 0 in this precision: it would have no effect."""
+        """Raise `InputError` for a setting of the optimizer that is 0 or infinite in this precision."""
         for key, value in vars(self.optimizer).items():
-            if isinstance(value, float) and value != 0 and np.dtype(self.precision.dtype).type(value) == 0:
-                raise InputError(
-                    f"optimizer.{key}", value, f"is 0 in precision={self.precision.name}; use precision=fp64, or a larger one"
-                )
+            if not isinstance(value, float) or value == 0:
+                continue
+            with np.errstate(over="ignore"):
+                rounded = np.dtype(self.precision.dtype).type(value)
+            if rounded == 0 or not np.isfinite(rounded):
+                what, other = ("0", "larger") if rounded == 0 else ("infinite", "smaller")
+                problem = f"is {what} in precision={self.precision.name}; use precision=fp64, or a {other} one"
+                raise InputError(f"optimizer.{key}", value, problem)
 
     def resolve_device(self) -> Device:
         """The device itself, or for `auto` the best that is here and that the method supports. Recorded as resolved."""

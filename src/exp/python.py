@@ -20,6 +20,8 @@ atexit.register(close_shared_uploader)  # it is kept for the next run, and ends 
 
 def run(*overrides: str, config_dir: str | Path | None = None) -> Run:
     """See `exp.run`."""
+    if not all(isinstance(override, str) for override in overrides):
+        raise TypeError("overrides are texts: run('method=numpy', 'training.steps=50')")
     config, choices, typed = compose(list(overrides), config_dir)
     require_single(typed, config, choices)
     experiment, task = instantiate(config, choices, typed)

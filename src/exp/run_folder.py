@@ -10,7 +10,7 @@ error.txt            the traceback of a run that failed
 benchmark.json       of task=benchmark: every timed block with its times, in which order, and the ceilings
 verdict.json         what the reference says of the method: of task=verify, and where training.verify=true
 tracking.json        what the tracking server already has (kept by the uploader)
-.lock                locked for as long as the run is alive, and touched: a heartbeat for where locks do not reach
+.lock                locked while the run is alive, and touched: a heartbeat for where locks do not reach
 .owners              of a sweep: locked by all who work on it
 """
 
@@ -40,9 +40,8 @@ _LOADER, _DUMPER = getattr(yaml, "CSafeLoader", yaml.SafeLoader), getattr(yaml, 
 SWEEPS = "sweeps"
 """The folder of the sweeps, under that of the runs."""
 
-_LOOKS = 3
-EXPIRES_SECONDS = 60.0
-"""So long without a heartbeat, a run on another machine is taken for dead."""
+_LOOKS, EXPIRES_SECONDS = 3, 60.0
+"""At a lock; and so long without a heartbeat, a run on another machine is taken for dead."""
 
 
 class RunFolder:
@@ -55,7 +54,8 @@ class RunFolder:
     @classmethod
     def create(cls, runs: Path | str, name: str) -> "RunFolder":
         """A new locked folder `<time>-<name>-<hex>` under `runs`. Raises `InputError` where it cannot be made."""
-        slug = re.sub(r"[^A-Za-z0-9.=+_-]+", "-", name).strip("-.")[:60] or "run"
+        plain = re.sub(r"['\"]|(?<==)\s+", "", name)  # a "-" in their place would be read as a sign
+        slug = re.sub(r"[^\w.=+-]+", "-", plain, flags=re.ASCII).strip("-.")[:60] or "run"
         path = Path(runs) / f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}-{secrets.token_hex(3)}"
         try:
             path.mkdir(parents=True)

@@ -38,7 +38,7 @@ class Training:
         if self.steps is None and self.epochs is None:
             raise InputError("steps", None, "training.epochs is null too; give one of them, such as training.steps=500")
         if self.steps is not None and self.epochs is not None:
-            advice = "both are set; to train by epochs add training.steps=null"
+            advice = "both are set; add training.steps=null to train by epochs, or training.epochs=null by steps"
             raise InputError("epochs", self.epochs, f"training.steps={self.steps}: {advice}")
         require(self.seed >= 0, "seed", self.seed, "a whole number >= 0")
 

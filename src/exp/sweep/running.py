@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from exp.errors import MISSING, InputError
 from exp.interruption import Terminated, told_first
 from exp.report import Report
 from exp.run_folder import RunFolder
@@ -39,7 +40,7 @@ LAUNCHES = 3
 def do_all(order: Order, entries: list[Entry], planned: dict[str, dict[str, Any]], launch: Launch | None) -> None:
     """Do these runs; `planned` is what plan.json says of each, by its key. Without `launch` one after the other, here.
 
-    Raises `RuntimeError` for a launcher that begins none, and what interrupts.
+    Raises `InputError` for a launcher that begins none, and what interrupts.
     """
     deaths: Counter[str] = Counter()
     pending, in_vain = list(entries), 0
@@ -57,7 +58,7 @@ def do_all(order: Order, entries: list[Entry], planned: dict[str, dict[str, Any]
             _elsewhere(order, shared_out(groups, launch.jobs), planned, launch, entries)
             in_vain = in_vain + 1 if [_latest(order, entry) for entry in chosen] == before else 0
             if in_vain == LAUNCHES and not order.stop.told():
-                raise RuntimeError(f"the launcher does not start {chosen[0].name}; its own output says why")
+                raise InputError("hydra/launcher", MISSING, f"does not start {chosen[0].name}; its own output says why")
         if died := [entry.name for entry in chosen if _died(order, entry, deaths)]:
             others = f" and {len(died) - 1} more" if len(died) > 1 else ""
             Report().say(f"the process of {died[0]}{others} died; {'each' if others else 'it'} is tried once more, alone")

@@ -143,7 +143,7 @@ def _done(
         order.stop.tell(KILLED)
         _wait_for_end(order, pending)
         mark_killed(runs_of(folder))
-        if not interrupted(error):
+        if not interrupted(error) and not isinstance(error, InputError):
             report.say(f"the sweep broke off: {type(error).__name__}: {error}")
     code = conclude(plan, order, folder, first, report, ending)
     folder.release()

@@ -1,6 +1,7 @@
 """What is said after runs: where their curves are, or why they are not there yet."""
 
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -42,8 +43,9 @@ def follow_up(experiment: Experiment, folders: list[RunFolder], view: dict[str, 
     recovered = answers.get(f"recovered {runs}", {}).get("uploaded", [])
     if missing := [path for path in recovered if path not in names]:
         lines[0] += f"; uploaded {len(missing)} of earlier runs"
-    if failed := answers.get(f"recovered {runs}", {}).get("failed"):
-        lines[0] += f"; {len(failed)} earlier runs are still not uploaded ({failed[0]})"
+    if failed := [why for path, why in answers.get(f"recovered {runs}", {}).get("failed", ()) if path not in names]:
+        which = f"{len(failed)} earlier runs are" if len(failed) > 1 else "an earlier run is"
+        lines[0] += f"; {which} still not uploaded" + ("" if failed[0] in errors else f" ({failed[0]})")
     if errors:
         return [*lines, f"not in MLflow yet ({errors[0]}); the next python -m exp with this runs folder uploads it"]
     if view:
@@ -67,8 +69,8 @@ def _command(uri: str) -> str:
     beside = Path(sys.executable).parent / "mlflow"  # not on the path in an environment that is not activated
     program = "mlflow" if shutil.which("mlflow") or not beside.exists() else _near(beside)
     default = database_file(uri) == Path("mlflow.db").absolute() and not os.environ.get("MLFLOW_TRACKING_URI")
-    store = "" if default else f" --backend-store-uri {uri}"
-    return f"{program} ui{store}, then open "
+    store = "" if default else f" --backend-store-uri {shlex.quote(uri)}"
+    return f"{shlex.quote(program)} ui{store}, then open "
 
 
 def _near(path: Path) -> str:

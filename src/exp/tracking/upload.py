@@ -84,7 +84,7 @@ class Upload:
         for uri, folders in missing.items():
             for run, folder in zip(self._recorded(uri, folders), folders, strict=True):
                 if "error" in run:
-                    failed.append(run["error"])
+                    failed.append([str(folder.path), run["error"]])
                 else:
                     uploaded.append(str(folder.path))
         self.answer(f"recovered {runs}", final=True, uploaded=uploaded, failed=failed)

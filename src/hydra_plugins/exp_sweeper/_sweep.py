@@ -14,7 +14,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from exp.composition import Composer, axis_parser, axis_values
 from exp.config_errors import explained
 from exp.configuration import described_sweep
-from exp.errors import InputError, require
+from exp.errors import InputError, require, require_choice
 from exp.gpus import visible_gpus
 from exp.sweep.execution import Order
 from exp.sweep.planning import Plan, plan
@@ -55,7 +55,12 @@ def swept(context: HydraContext, config: DictConfig, arguments: list[str]) -> in
     return sweep(planned, chosen, _launch(context, config, name, planned), elsewhere=elsewhere)
 
 
+LAUNCHERS = ("basic", "joblib", "ray", "submitit_local", "submitit_slurm")
+"""Those of Hydra's that exp can tell what to do; others, such as ray_aws, start machines first."""
+
+
 def _require_installed(name: str) -> None:
+    require_choice("hydra/launcher", name, LAUNCHERS)
     package, extra = EXTRAS.get(name.partition("_")[0], ("hydra", ""))
     plugin = f"hydra_plugins.hydra_{package}_launcher"
     if name.partition("_")[0] in EXTRAS and not (importlib.util.find_spec(plugin) and importlib.util.find_spec(package)):
