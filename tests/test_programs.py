@@ -12,7 +12,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from exp.activations import ACTIVATIONS
-from exp.agreement import FLIPPED
+from exp.agreement import EARLY, FLIPPED, Seen, compared
 from exp.arrays import Array, Place
 from exp.conditions import controlled
 from exp.curve import Curve
@@ -28,6 +28,7 @@ from exp.problems import Data, Problem, Split
 from exp.program import Program
 from exp.state import State, stack_states, unstack_state
 from exp.training import Training
+from exp.verification.tolerance import Arithmetic
 
 SAMPLES, VALID, INPUTS, OUTPUTS = 11, 6, 7, 3
 STACKING = [name for name, method in METHODS.items() if method.stacks]
@@ -210,6 +211,35 @@ def test_states_of_different_shapes_are_stacked_and_taken_apart_again() -> None:
         assert before.named().keys() == after.named().keys()
         for name, array in before.named().items():
             np.testing.assert_array_equal(array, after.named()[name], strict=True)
+
+
+@pytest.mark.parametrize(
+    ("together", "alone", "agrees"),
+    [
+        (None, None, True),
+        (3, None, False),
+        (None, 3, False),
+        (3, 3, True),
+        (3, 4, True),
+        (3, 6, False),
+        (EARLY - 1, None, False),
+        (EARLY - 1, EARLY, True),
+        (EARLY, None, True),
+        (None, EARLY + 4, True),
+    ],
+)
+def test_a_run_that_blows_up_early_in_a_program_alone_or_outside_of_it_alone_is_not_believed(
+    together: int | None, alone: int | None, agrees: bool
+) -> None:
+    """Where roundings have grown, one may blow up and the other not; of what overflows one may be a step ahead."""
+
+    def seen(blew_up: int | None) -> Seen:
+        losses = [1.0 + step for step in range(20 if blew_up is None else blew_up)]
+        state = State({"w": np.ones(2)}, {}, np.array(0))
+        return Seen(state, State({"w": np.zeros(2)}, {}, np.array(1)), Curve(train_loss=losses, blew_up_at_step=blew_up))
+
+    found = compared(seen(together), seen(alone), Arithmetic("fp32", "float32"), terms=10)
+    assert found.agrees is agrees, str(found)
 
 
 # What a program that is wrong looks like

@@ -1,6 +1,7 @@
 """Whether a run in a program is what it is alone."""
 
 from dataclasses import asdict, dataclass
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,8 @@ EARLY = 10
 class Agreement:
     """How far a run in a program was from the same run alone, relative: `loss` and `update` of the first step, and the
     `early` losses, of the first EARLY steps, say whether it `agrees`; `largest` of all losses and its step, which carry the
-    roundings of all steps before, are told, not judged.
+    roundings of all steps before, are told, not judged. `early` is infinite where one blew up in these steps and the other
+    did not.
     """
 
     loss: float
@@ -61,7 +63,7 @@ def compared(together: Seen, alone: Seen, arithmetic: Arithmetic, terms: int) ->
     scale = np.maximum(np.abs(other[:steps]), np.finfo(np.float64).tiny)
     differences = np.abs(one[:steps] - other[:steps]) / scale
     loss = float(differences[0]) if steps else float(len(one) != len(other))
-    early = float(differences[:EARLY].max(initial=0.0))
+    early = inf if _ends_apart(together.curve, alone.curve) else float(differences[:EARLY].max(initial=0.0))
     near = DOUBLE if arithmetic.dtype == "float64" else FLIPPED
     update = max(_difference(together, alone, name, arithmetic.storage) for name in alone.initial.params)
     return Agreement(
@@ -73,6 +75,16 @@ def compared(together: Seen, alone: Seen, arithmetic: Arithmetic, terms: int) ->
         steps=steps,
         agrees=loss <= rounding and max(update, early) <= near,
     )
+
+
+def _ends_apart(one: Curve, other: Curve) -> bool:
+    """Whether one blew up in the early steps and the other did not, at the same step or the next.
+
+    On the way to infinity the order of summing may decide which of two partial sums overflows first; what overflows in the
+    first steps has grown so fast that the other does in the next.
+    """
+    ends = sorted(inf if curve.blew_up_at_step is None else curve.blew_up_at_step for curve in (one, other))
+    return ends[0] < EARLY and ends[1] > ends[0] + 1
 
 
 def _difference(together: Seen, alone: Seen, name: str, unit: float) -> float:
