@@ -2,7 +2,7 @@
 
 import abc
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -62,7 +62,11 @@ class Data:
         return "r2" if self.classes is None else "accuracy"
 
     def digest(self) -> str:
-        """SHA-256 over inputs and targets of both splits, in float64."""
+        """SHA-256 over inputs and targets of both splits, in float64; computed once, for all runs that share them."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         splits = {"train": self.train} | ({"valid": self.valid} if self.valid else {})
         arrays = {f"{name}/inputs": split.inputs for name, split in splits.items()}
         return digest(arrays | {f"{name}/targets": split.targets for name, split in splits.items()})

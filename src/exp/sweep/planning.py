@@ -95,7 +95,7 @@ def plan(compose: Compose, constants: list[str], settings: list[Setting], sweep:
     `elsewhere`: they run on other machines, whose devices are not known here. Raises `InputError` for two that are one.
     """
     swept = _differing(settings)
-    loaded: dict[str, tuple[Data, str]] = {}
+    loaded: dict[str, Data] = {}
     entries = [_entry(constants, setting, swept) for setting in settings]
     composed: list[tuple[Any, dict[str, Any]] | None] = []
     for entry in entries:
@@ -160,21 +160,19 @@ def _bare(key: str) -> str:
 
 
 def _check(
-    entry: Entry, config: Any, choices: dict[str, Any], swept: list[str], loaded: dict[str, tuple[Data, str]], elsewhere: bool
+    entry: Entry, config: Any, choices: dict[str, Any], swept: list[str], loaded: dict[str, Data], elsewhere: bool
 ) -> None:
     experiment, task = instantiate(config, choices, entry.overrides)
     if not isinstance(task, RunTask):
         raise InputError("task", choices["task"], "cannot be swept; leave -m out")
     with as_typed(entry.overrides):
         problem = repr(experiment.problem)
-        data, digest = loaded.get(problem, (None, ""))
-        data = experiment.check(data, elsewhere=elsewhere)
-        loaded[problem] = data, digest or data.digest()
+        loaded[problem] = data = experiment.check(loaded.get(problem), elsewhere=elsewhere)
     if not elsewhere:
         experiment.resolve_device()
     entry.title = experiment.name = f"{experiment.name} {entry.name}" if experiment.config["name"] else entry.name
     entry.factors = {key: factor(experiment, key) for key in swept}
-    entry.key = task_identity(identity(experiment, loaded[problem][1]), task)
+    entry.key = task_identity(identity(experiment, data.digest()), task)
     entry.ready = experiment, task, data
 
 
