@@ -1,6 +1,7 @@
 """A recorded run is repeated from its own folder, and what has changed since is said."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,10 @@ from commands import done_here
 from commands import exp as command
 from sweeping import Here, commanded, here
 
+from exp.comparison.trials import Trial
 from exp.errors import InputError
 from exp.run_folder import RunFolder, run_folders
+from exp.tasks.repeat import changed
 
 __all__ = ["here"]
 
@@ -69,6 +72,15 @@ def test_what_has_changed_since_is_said(folder: Path, here: Here) -> None:
     assert "unchanged: configuration, code" in lines
     assert "loss curves: differ by at most 0.2 relative, at step 4" in lines
     assert recorded(folder)[-1].status()["name"] == "again"
+
+
+@pytest.mark.parametrize(("runs", "others"), [(2, "1 other"), (12, "11 others")])
+def test_that_the_recorded_run_was_one_of_a_program_is_said(runs: int, others: str, folder: Path) -> None:
+    (first,) = recorded(folder)
+    alone = Trial("before", {}, first, first.status())
+    together = replace(alone, status=first.status() | {"program": {"first": "first", "runs": runs}})
+    said = f"program: the recorded run was trained with {others} as one program, so last bits may differ"
+    assert [line for line in changed(together, alone) if line not in changed(alone, alone)] == [said]
 
 
 @pytest.mark.parametrize(

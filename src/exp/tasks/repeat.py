@@ -50,6 +50,9 @@ def changed(before: Trial, now: Trial) -> list[str]:
     said = [f"changed: {where} {what}: {first} before, {second} now" for where, what, first, second in lines]
     kinds = [kind for kind in ("configuration", "data", "code", "environment") if kind not in {line[0] for line in lines}]
     said += [f"unchanged: {', '.join(kinds)}"] if kinds else []
+    if program := before.status.get("program"):
+        others = f"{program['runs'] - 1} other{'s' * (program['runs'] > 2)}"
+        said.append(f"program: the recorded run was trained with {others} as one program, so last bits may differ")
     if len(before.losses):
         said.append(f"loss curves: {curves_differ(before.losses, now.losses)}")
     return said
