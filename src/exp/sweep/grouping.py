@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from exp.sweep.planning import Entry
 
+DIED = "the process of the last attempt died"
+
 
 @dataclass(frozen=True)
 class Together:
@@ -24,7 +26,7 @@ def grouped(
     task = free[0].ready[1] if free and free[0].ready else None
     groups = task.groups(runs, fuse, elsewhere=elsewhere, workers=workers) if task else []
     kept = {entry.key for entry in free}
-    by_themselves = [Together([entry], alone=True) for entry in entries if entry.key not in kept]
+    by_themselves = [Together([entry], DIED, alone=True) for entry in entries if entry.key not in kept]
     return [Together([free[number] for number in group.runs], group.rule) for group in groups] + by_themselves
 
 
