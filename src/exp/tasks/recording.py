@@ -118,8 +118,9 @@ def end_early(folders: Sequence[RunFolder], error: BaseException, address: dict[
 
 
 def _wants_memory(error: BaseException) -> bool:
-    """NumPy raises `MemoryError`, torch an error of its own on a GPU, and one that only its words tell on a CPU."""
-    return isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "allocate memory" in str(error)
+    """NumPy raises `MemoryError`, torch an error of its own on a GPU; on a CPU, and of JAX, only the words tell."""
+    told = any(words in str(error) for words in ("allocate memory", "RESOURCE_EXHAUSTED"))
+    return told or isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__
 
 
 def begun(experiment: Experiment) -> dict[str, Any]:
