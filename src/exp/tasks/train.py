@@ -16,6 +16,7 @@ from exp.environment import environment
 from exp.experiment import Experiment
 from exp.fusion import groups
 from exp.identity import run_sources
+from exp.interruption import interrupted
 from exp.memory import measured
 from exp.naming import short
 from exp.problems import Data
@@ -114,16 +115,16 @@ def _train(
                     _write_curves(folders, curves)
                     send()
                     flushed = time.monotonic()
+            report.end()
+            taken = {name: value / len(members) for name, value in memory().items()}
+            finals = program.export()
+            said = [taken | metrics(curve) for curve in curves]
+            together = _checked(program, folders, curves, first.device) if len(members) > 1 else {}
         except BaseException as error:  # also of a run that failed or was killed; a program that failed is done again
             report.end()
-            if len(members) == 1 or not isinstance(error, Exception):
+            if len(members) == 1 or interrupted(error):
                 _write_curves(folders, curves)
             raise
-        report.end()
-        taken = {name: value / len(members) for name, value in memory().items()}
-        finals = program.export()
-        said = [taken | metrics(curve) for curve in curves]
-        together = _checked(program, folders, curves, first.device) if len(members) > 1 else {}
         _write_curves(folders, curves)
     for member, folder, curve, final, own, numbers in zip(members, folders, curves, finals, digests, said, strict=True):
         ended = _ended(report, member, folder, curve, final, own, numbers, torch_device, several=len(members) > 1)
