@@ -2,6 +2,9 @@
 
 import os
 import signal
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +13,23 @@ import pytest
 from commands import start, tracked, until
 from sweeping import SIZE, Here, all_gone, attempts, curves, ended, finished, here, with_faulty
 
+from exp.agreement import Agreement
 from exp.composition import compose
 from exp.configuration import instantiate
+from exp.experiment import Experiment
 from exp.fusion import CACHE_BYTES, groups, member_bytes
-from exp.interruption import Terminated
-from exp.sweep.grouping import Together, shared_out
+from exp.interruption import Terminated, exit_code
+from exp.methods.graphed import Graphed
+from exp.methods.manual import Tensor
+from exp.network import Network
+from exp.optimizers import SGD
+from exp.problems import Data
+from exp.program import Program
+from exp.run_folder import run_folders
+from exp.sweep.grouping import Together, grouped, rules, shared_out
 from exp.sweep.planning import Entry
 from exp.tasks import train
+from exp.tasks.recording import _wants_memory
 
 __all__ = ["here"]
 WORDS = ("-m", "method=numpy", "precision=fp64", *SIZE[:-2], "training.steps=20")
@@ -76,8 +89,8 @@ SMALL = ("method=numpy", "problem=digits", "network=mlp", "network.hidden=[5]", 
     ],
 )
 def test_runs_that_differ_in_numbers_go_together(words: tuple[str, ...]) -> None:
-    (group,) = groups([of(*SMALL), of(*SMALL, *words)], "auto")
-    assert group.runs == [0, 1] and group.rule == "as many as 4 MiB of cache hold"
+    (group,) = groups([of(*SMALL), of(*SMALL, *words)], "2")
+    assert group.runs == [0, 1] and group.rule == "at most 2: sweep.fuse=2"
 
 
 @pytest.mark.parametrize(
@@ -99,15 +112,15 @@ def test_runs_that_differ_in_numbers_go_together(words: tuple[str, ...]) -> None
     ],
 )
 def test_others_do_not(words: tuple[str, ...]) -> None:
-    found = groups([of(*SMALL), of(*SMALL, *words)], "auto")
+    found = groups([of(*SMALL), of(*SMALL, *words)], "2")
     assert [group.runs for group in found] == [[0], [1]]
     assert {group.rule for group in found} == {"no other is like it, or left"}
 
 
 def test_a_rule_of_the_same_kind_with_another_form_does_not() -> None:
     momentum = (*SMALL, "optimizer=momentum")
-    assert len(groups([of(*momentum), of(*momentum, "optimizer.nesterov=true")], "auto")) == 2
-    assert len(groups([of(*momentum), of(*momentum, "optimizer.momentum=0.5")], "auto")) == 1
+    assert len(groups([of(*momentum), of(*momentum, "optimizer.nesterov=true")], "2")) == 2
+    assert len(groups([of(*momentum), of(*momentum, "optimizer.momentum=0.5")], "2")) == 1
 
 
 def test_how_many_is_a_matter_of_the_cache_or_of_what_is_typed() -> None:
@@ -118,7 +131,8 @@ def test_how_many_is_a_matter_of_the_cache_or_of_what_is_typed() -> None:
     assert sorted(number for group in found for number in group.runs) == [*range(300)]
     assert [len(group.runs) for group in groups(runs, "128")] == [128, 128, 44]
     assert {len(group.runs) for group in groups(runs, "off")} == {1}
-    assert [len(group.runs) for group in groups(runs[:10], "auto", workers=4)] == [3, 3, 3, 1]
+    assert [len(group.runs) for group in groups(runs[:10], "auto", workers=2)] == [5, 5]
+    assert [len(group.runs) for group in groups(runs[:10], "16", workers=4)] == [3, 3, 3, 1]
     tutorial = groups([of("method=numpy")] * 3, "auto")
     assert [group.runs for group in tutorial] == [[0], [1], [2]] and "not even 8 fit" in tutorial[0].rule
     assert [group.runs for group in groups([of("method=numpy")] * 3, "2")] == [[0, 1], [2]]
@@ -126,11 +140,42 @@ def test_how_many_is_a_matter_of_the_cache_or_of_what_is_typed() -> None:
     assert [group.rule for group in module] == ["method=module trains one run at a time"] * 2
 
 
+def test_auto_makes_no_program_of_a_few_on_a_cpu() -> None:
+    one = of(*SMALL)
+    held = CACHE_BYTES // member_bytes(*one, own_data=False)
+    runs = [one] * (held + 2)
+    why = "one of a program is trained alone too, together they would be slower"
+
+    def said(count: int, fuse: str = "auto", workers: int = 1) -> list[str]:
+        return [f"{len(group.runs)} {group.rule}" for group in groups(runs[:count], fuse, workers=workers)]
+
+    assert said(4) == ["4 as many as 4 MiB of cache hold"]
+    assert said(3) == [f"1 fewer than 4 like it, or left: {why}"] * 3
+    assert said(held + 2) == [f"{held} as many as 4 MiB of cache hold"] + [f"1 fewer than 4 like it, or left: {why}"] * 2
+    assert said(6, workers=2) == [f"1 fewer than 4 for each worker: {why}"] * 6
+    assert said(1) == ["1 no other is like it, or left"]
+    assert said(2, "8") == ["2 at most 8: sweep.fuse=8"]
+
+
+def test_what_is_evaluated_needs_memory_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of data that all runs share: every run has its own activations of the validation split."""
+    experiment, data = of(*SMALL, "problem.valid_fraction=0.5")
+    evaluation = len(data.valid.inputs) * 2 * (5 + 10) * 4
+    step = member_bytes(experiment, data, own_data=False)
+    monkeypatch.setattr("exp.fusion.free_bytes", lambda device: 2 * 3 * (step + evaluation))
+    assert [len(group.runs) for group in groups([(experiment, data)] * 6, "100")] == [3, 3]
+    few = groups([(experiment, data)] * 6, "auto")
+    assert len(few) == 6 and few[0].rule.startswith("fewer than 4 fit into half of the free memory: ")
+
+
 OWN = """
 from dataclasses import dataclass
 
+from exp import optimizers
 from exp.losses import SquaredError
+from exp.methods.base import Wrapper
 from exp.methods.manual import NumPy
+from exp.network import Network
 from exp.optimizers import SGD
 
 
@@ -147,32 +192,109 @@ class Known(Heavy):
     leading_axes = True
 
 
+@dataclass(kw_only=True)
+class HeavyBall(SGD):
+    leading_axes = True
+    momentum: float = 0.9
+
+
+@dataclass(kw_only=True)
+class Told(HeavyBall):
+    leading_axes = True
+
+    def constants(self):
+        return super().constants() | {"momentum": self.momentum}
+
+
+class SGD(optimizers.SGD):
+    leading_axes = True
+
+
 class OwnLoss(SquaredError): ...
 
 
 class OwnMethod(NumPy): ...
+
+
+class KnownMethod(NumPy):
+    leading_axes = True
+
+
+@dataclass(kw_only=True)
+class OwnWrapper(Wrapper):
+    pure = True
+
+    def step(self, x, y):
+        return self.running.step(x, y)
+
+
+class KnownWrapper(OwnWrapper):
+    leading_axes = True
+
+
+@dataclass(kw_only=True)
+class Scaled(Network):
+    scale: float = 1.0
 """
 
 
-def test_what_is_ones_own_has_to_say_that_it_knows_stacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And numbers that are no constants of the rule are never stacked: the rule would use those of the first run."""
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A module with OWN."""
     (tmp_path / f"own_{tmp_path.name}.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
-    own: Any = __import__(f"own_{tmp_path.name}")
+    return __import__(f"own_{tmp_path.name}")
 
-    def found(**parts: Any) -> list[str]:
-        runs = [of(*SMALL), of(*SMALL)]
-        for (experiment, _), number in zip(runs, (0, 1), strict=True):
-            for name, made in parts.items():
-                setattr(experiment, name, made(number))
-        return [f"{len(group.runs)} {group.rule}" for group in groups(runs, "auto")]
 
+@pytest.fixture(scope="module")
+def small() -> tuple[Experiment, Data]:
+    return of(*SMALL)
+
+
+def sizes_and_rules(small: tuple[Experiment, Data], **parts: Callable[[int], Any]) -> list[str]:
+    """Of two runs with these parts, made from 0 and 1, at most two in a program."""
+    experiment, data = small
+    runs = [replace(experiment, **{name: made(number) for name, made in parts.items()}) for number in (0, 1)]
+    return [f"{len(group.runs)} {group.rule}" for group in groups([(run, data) for run in runs], "2")]
+
+
+TOGETHER, APART = ["2 at most 2: sweep.fuse=2"], ["1 no other is like it, or left"] * 2
+
+
+def test_what_is_ones_own_has_to_say_that_it_knows_stacks(own: Any, small: tuple[Experiment, Data]) -> None:
+    found = partial(sizes_and_rules, small)
     says = "does not say leading_axes = True, that it knows stacks"
     assert found(optimizer=lambda _: own.Heavy(lr=0.1)) == [f"1 optimizer=sgd {says}"] * 2
     assert found(loss=lambda _: own.OwnLoss()) == [f"1 loss=cross_entropy {says}"] * 2
     assert found(method=lambda _: own.OwnMethod()) == [f"1 method=numpy {says}"] * 2
-    assert found(optimizer=lambda _: own.Known(lr=0.1)) == ["2 as many as 4 MiB of cache hold"]
-    assert len(found(optimizer=lambda number: own.Known(lr=0.1, mu=0.1 + number))) == 2
+    assert found(method=lambda _: own.OwnWrapper(inner=Tensor())) == [f"1 method=numpy {says}"] * 2
+    assert found(method=lambda _: Graphed(inner=own.OwnWrapper(inner=Tensor()))) == [f"1 method=numpy {says}"] * 2
+    assert found(method=lambda _: own.KnownWrapper(inner=Tensor())) == TOGETHER
+    assert found(optimizer=lambda _: own.Known(lr=0.1)) == TOGETHER
+
+
+def test_what_a_program_takes_from_its_first_run_is_the_same_in_all(own: Any, small: tuple[Experiment, Data]) -> None:
+    """Numbers that are no constants of the rule, fields of a network, the class itself, whatever it is called."""
+    found = partial(sizes_and_rules, small)
+    assert found(optimizer=lambda number: own.Known(lr=0.1, mu=0.1 + number)) == APART
+    assert found(optimizer=lambda number: own.HeavyBall(lr=0.1, momentum=0.1 + number)) == APART
+    assert found(optimizer=lambda number: own.HeavyBall(lr=0.1 + number)) == TOGETHER
+    assert found(optimizer=lambda number: own.Told(lr=0.1, momentum=0.1 + number)) == TOGETHER
+    assert found(optimizer=lambda number: (SGD, own.SGD)[number](lr=0.1)) == APART
+    assert found(network=lambda number: own.Scaled(hidden=[5], scale=1.0 + number)) == APART
+    assert found(network=lambda number: own.Scaled(hidden=[5], initial=("he", "glorot")[number], seed=number)) == TOGETHER
+
+
+def test_only_what_is_shipped_is_padded(own: Any, small: tuple[Experiment, Data]) -> None:
+    """A rule such as the sign of a gradient may move units of zero weights."""
+    networks = {"network": lambda number: Network(hidden=[5 + number])}
+    found = partial(sizes_and_rules, small)
+    assert found(**networks) == TOGETHER
+    assert found(**networks, method=lambda _: Graphed(inner=Tensor())) == TOGETHER
+    assert found(**networks, optimizer=lambda _: own.SGD(lr=0.1)) == APART
+    assert found(**networks, method=lambda _: own.KnownMethod()) == APART
+    assert found(**networks, method=lambda _: own.KnownWrapper(inner=Tensor())) == APART
+    assert found(network=lambda number: own.Scaled(hidden=[5 + number])) == APART
 
 
 def test_alike_widths_are_neighbours() -> None:
@@ -241,6 +363,27 @@ def test_a_program_that_fails_is_done_in_halves(fault: str, here: Here, tmp_path
         np.testing.assert_allclose(np.frombuffer(wrong[name]), np.frombuffer(curve), rtol=20 * 1e-12)
 
 
+def test_want_of_memory_is_told_by_every_library() -> None:
+    jax = RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8589934592 bytes.")
+    torch = RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to …")
+    assert all(map(_wants_memory, (jax, torch, MemoryError(), type("OutOfMemoryError", (RuntimeError,), {})())))
+    assert not _wants_memory(RuntimeError("INVALID_ARGUMENT: shapes"))
+
+
+@pytest.mark.parametrize("error", [Terminated(), KeyboardInterrupt()])
+def test_the_curves_of_a_program_that_is_interrupted_in_its_check_stay(
+    error: BaseException, here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupts(*arguments: Any) -> Agreement:
+        raise error
+
+    monkeypatch.setattr(Program, "compared_alone", interrupts)
+    done = here(*WORDS, "seed=0,1", "sweep.fuse=2", "tracker=none")
+    assert done.code == exit_code(error)
+    assert [status["status"] for status in attempts(tmp_path)] == ["KILLED"] * 2
+    assert [len(run.curve()["train/loss"]) for run in run_folders(tmp_path / "runs")] == [20, 20]
+
+
 @pytest.mark.parametrize(("error", "code", "others"), [(Terminated(), 143, "KILLED"), (ValueError("planted"), 0, "FINISHED")])
 def test_what_is_over_when_the_next_run_of_a_program_fails_stays(
     error: BaseException, code: int, others: str, here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -263,14 +406,16 @@ def test_what_is_over_when_the_next_run_of_a_program_fails_stays(
 
 
 def test_a_program_that_was_shot_is_resumed(tmp_path: Path) -> None:
-    words = (*with_faulty(tmp_path), "method.fault=waits", "seed=range(0,3)", "tracker=none")
+    words = (*with_faulty(tmp_path), "method.fault=waits", "seed=range(0,3)", "sweep.fuse=3", "tracker=none")
     shot = start(*words, cwd=tmp_path)
     until(lambda: (tmp_path / "waiting-0").exists())
     assert [status["status"] for status in attempts(tmp_path)] == ["RUNNING"] * 3
     os.kill(shot.pid, signal.SIGKILL)
     shot.communicate()
     (tmp_path / "go").touch()
-    assert "3 runs: 3 retry" in ended(start(*words, cwd=tmp_path)).ok().out
+    resumed = ended(start(*words, cwd=tmp_path)).ok()
+    assert "3 runs: 3 retry" in resumed.out
+    assert "3 runs one by one: the process of the last attempt died" in resumed.lines
     assert sorted(finished(tmp_path)) == [f"seed={seed}" for seed in range(3)]
     assert sorted(status["status"] for status in attempts(tmp_path)) == ["FINISHED"] * 3 + ["KILLED"] * 3
     all_gone(tmp_path)
@@ -297,6 +442,11 @@ def test_groups_are_shared_out_among_few_jobs_and_what_died_is_alone() -> None:
     assert shared(4) == ["ab", "cd", "ef", "g", "x"]
     assert shared(100) == [*"abcdefg", "x"]
     assert shared_out([], 4) == []
+
+
+def test_the_plan_says_why_what_died_is_alone() -> None:
+    entries = [Entry(name, [], key=name, died=True) for name in "ab"]
+    assert rules(grouped(entries, "auto")) == ["2 runs one by one: the process of the last attempt died"]
 
 
 def test_many_runs_in_few_jobs_of_joblib_are_each_done_once(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_wherever_it_is_told_to_stop_no_run_says_that_it_runs(
         return done
 
     monkeypatch.setattr(owner, name, told)
-    assert here("-m", *TINY, "seed=1,2").code == 143
+    assert here("-m", *TINY, "seed=1,2", "sweep.fuse=2").code == 143
     statuses = [folder.status()["status"] for folder in run_folders("runs")]
     assert statuses and set(statuses) <= {"KILLED", "FINISHED"} and ("KILLED" in statuses or name == "release")
     assert not any(folder.alive for folder in run_folders("runs"))
