@@ -1,4 +1,7 @@
-"""The identity of a run: the hash of all that can change its result."""
+"""The identity of a run: the hash of what defines its result.
+
+No part of it is what changes last bits only: the processor, and the runs that it was trained with as one program.
+"""
 
 import hashlib
 import json
