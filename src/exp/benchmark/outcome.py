@@ -28,16 +28,16 @@ def relative(one: Participant, other: Participant) -> Ratio | None:
 
 
 def floor(size: Size) -> NoiseFloor | None:
-    """What the twins say; None where one of them failed."""
+    """What the twins say; None where one of them failed, also where another combination then became the baseline."""
     first = baseline(size)
-    if first is None or size.twin is None or size.twin.failed is not None:
+    if first is None or size.twin is None or size.twin.failed is not None or first is not size.original:
         return None
     found = relative(size.twin, first)
     return NoiseFloor.of(found) if found else None
 
 
 def baseline(size: Size) -> Participant | None:
-    """The first combination that was timed, which is the twin's other one."""
+    """The first combination that was timed."""
     return next((each for each in size.members if each.failed is None and any(each.blocks)), None)
 
 
@@ -95,14 +95,23 @@ def bound(each: Participant, session: Session, seconds: float) -> str:
 
 
 def compared(each: Participant, size: Size, verdict: str) -> dict[str, Any]:
-    """What is said of a participant relative to its baseline: `speed` is a number, "none", or why it is not shown."""
+    """What is said of a participant relative to its baseline: `speed` is a number, "none", or why it is not shown.
+
+    What is relative to steps that were not done, or not in that time, is no speed either.
+    """
     first, hidden = baseline(size), floor(size)
-    if first is None or each is first:
-        return {"speed": "1", "is_baseline": True}
+    alone = first is None or each is first
+    mark = {"is_baseline": True} if alone else {}
     if (refused := refused_of(each)) is not None:
-        return {"speed": f"refused ({refused.sign})"}
+        return {"speed": f"refused ({refused.sign})"} | mark
     if verdict != EQUIVALENT:
-        return {"speed": "not shown"}
+        return {"speed": "not shown"} | mark
+    if first is None or alone:
+        return {"speed": "1"} | mark
+    if refused_of(first) is not None:
+        return {"speed": "not shown (baseline refused)"}
+    if size.baseline_verdict != EQUIVALENT:
+        return {"speed": f"not shown (baseline {size.baseline_verdict or 'not judged'})"}
     ratio = relative(each, first)
     if ratio is None or hidden is None:
         return {"speed": "unknown"}
@@ -133,7 +142,7 @@ def kept(each: Participant) -> list[dict[str, list[Any]]]:
 
 def raw(each: Participant, size: Size, session: Session) -> dict[str, Any]:
     """Everything that was measured of a participant, but for its states: what benchmark.json holds. A baseline has its twin."""
-    twin = size.twin if size.twin is not None and each is baseline(size) else None
+    twin = size.twin if each is baseline(size) is size.original else None
     place = session.participants.index(each)
     return {
         "seed": session.seed,

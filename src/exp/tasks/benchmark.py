@@ -13,7 +13,7 @@ import numpy as np
 
 from exp.benchmark.crossing import answer, page
 from exp.benchmark.machine import cores
-from exp.benchmark.outcome import losses, raw
+from exp.benchmark.outcome import baseline, losses, raw
 from exp.benchmark.peers import require_peers, tutorial_absent
 from exp.benchmark.plan import Size, expected_seconds, sessions, sizes, too_large, too_slow
 from exp.benchmark.replay import judged_with_blocks
@@ -148,6 +148,8 @@ class Benchmark(RunTask):
             raise NotMeasured(each.failed + (f"\n{each.traceback}" if each.traceback else ""))
         size, session, name = found[id(each)]
         verdict = judged_with_blocks(each)
+        if each is baseline(size):  # it comes before all that is relative to it
+            size.baseline_verdict = verdict.verdict
         folder.write_json("environment.json", each.environment)
         folder.write_json("verdict.json", {**each.experiment.choices, **verdict.as_json()})
         folder.write_json("benchmark.json", raw(each, size, session))
