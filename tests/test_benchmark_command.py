@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from commands import exp as command
 from commands import tracked
+from sweeping import Here, here
 
 from exp.benchmark import machine
 from exp.benchmark.crossing import answer, charts, page
@@ -22,6 +23,8 @@ from exp.report import Report
 from exp.run_folder import RunFolder, run_folders
 from exp.tasks.base import Member
 from exp.tasks.benchmark import Benchmark
+
+__all__ = ["here"]
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(mlflow|sqlalchemy|alembic)")
 
@@ -108,6 +111,15 @@ def test_members_are_timed_together_in_one_order_and_fail_alone(
     assert "peers are judged by their timed blocks alone, not at probes" in table.notes
     assert (folders[0].path / "benchmark.html").exists()
     assert task.exit_code(statuses[:2]) == 0
+
+
+def test_the_page_of_a_sweep_that_was_widened_shows_all_of_it(here: Here, tmp_path: Path) -> None:
+    words = ["-m", *QUICK, "benchmark.isolated=false", "tracker=none", *SMALL]
+    here(*words, "method=numpy").ok()
+    done = here(*words, "method=numpy,tensor").ok()
+    (written,) = (tmp_path / "runs" / "sweeps").glob("*/benchmark.html")
+    assert done.plan == "1 new, 1 done" and any(line.startswith("see ") for line in done.lines)
+    assert all(f"<tr><td>{method}</td>" in written.read_text() for method in ("numpy", "tensor"))
 
 
 def test_runs_that_other_processes_do_are_not_timed(tmp_path: Path) -> None:
@@ -207,6 +219,7 @@ def status(
             "size": hidden * rows,
             "shape": [hidden, rows],
             "speed": "1",
+            "size_key": f"{hidden} {rows}",
             "threads": threads,
             "cores": 16,
         },
@@ -257,5 +270,9 @@ def test_rows_of_two_sessions_are_told_apart() -> None:
     one, other = status("cpu", 16, 64, 1.0), status("cuda", 16, 64, 2.0)
     other["benchmark"]["session"] = "t"
     assert [row["name"] for row in rows_of([one, other])] == ["cpu 16 64", "cuda 16 64"]
-    assert notes([one, other])[-1].startswith("these runs were timed in 2 sessions")
+    assert notes([one, other])[-1].startswith("runs of one size were timed in different sessions")
+    skipped = one | {"metrics": {}, "benchmark": {"session": "none", "size": 0, "notes": []}}
+    large = status("cpu", 64, 64, 1.0)  # where they are many, each size has a session of its own
+    large["benchmark"]["session"] = "u"
+    assert notes([one, skipped, large]) == []
     assert text(one, "step") == "1 s" and text(one, "95 %") == "1–1 s" and text(one, "memory") == "–"

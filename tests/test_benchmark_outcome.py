@@ -1,7 +1,5 @@
 """What a row and the notes say of what was measured, of participants and statuses that are made up."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 

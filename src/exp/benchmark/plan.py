@@ -1,6 +1,7 @@
 """What is timed together: combinations of one size with the twin of the first, which is their baseline; peers on request."""
 
 import copy
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field
 from exp.benchmark.costs import costs
 from exp.benchmark.peers import peers
 from exp.benchmark.session import Participant
+from exp.experiment import Experiment
 from exp.memory import free_bytes
 
 MOST_TOGETHER = 12
@@ -51,9 +53,7 @@ def sizes(participants: Sequence[Participant], wanted_peers: Sequence[str]) -> l
     """The sizes in the order of the plan, each with its twin and its peers."""
     found: dict[str, Size] = {}
     for each in participants:
-        config = each.experiment.config
-        key = json.dumps({name: config.get(name) for name in SAME_SIZE}, sort_keys=True, default=str)
-        found.setdefault(key, Size([])).members.append(each)
+        found.setdefault(size_key(each.experiment), Size([])).members.append(each)
     for size in found.values():
         able = [each for each in size.members if each.able]
         if able:
@@ -62,6 +62,12 @@ def sizes(participants: Sequence[Participant], wanted_peers: Sequence[str]) -> l
             size.twin_of = first
             size.peers = [_peer(first, name, method) for name, method in peers(first.experiment, wanted_peers).items()]
     return list(found.values())
+
+
+def size_key(experiment: Experiment) -> str:
+    """A short name of all that makes the size: equal where the same steps are done."""
+    said = json.dumps({name: experiment.config.get(name) for name in SAME_SIZE}, sort_keys=True, default=str)
+    return hashlib.sha256(said.encode()).hexdigest()[:12]
 
 
 def _peer(first: Participant, name: str, method: object) -> Participant:

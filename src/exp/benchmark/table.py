@@ -80,10 +80,18 @@ def notes(statuses: Sequence[Status]) -> list[str]:
         found += [f"warning: {line}" for line in status["benchmark"].get("warnings", ())]
     for status in rows_of(statuses):
         found += status["benchmark"].get("notes", ())
-    sessions = {status["benchmark"]["session"] for status in statuses}
-    if len(sessions) > 1:
-        again = "sweep.rerun=all times all of them together"
+    if any(len(sessions) > 1 for sessions in _sessions(statuses).values()):
+        again = "sweep.rerun=all times those of one size together"
         found.append(
-            f"these runs were timed in {len(sessions)} sessions: a speed is relative to the baseline of its own; {again}"
+            f"runs of one size were timed in different sessions: a speed is relative to the baseline of its own; {again}"
         )
     return list(dict.fromkeys(found))
+
+
+def _sessions(statuses: Sequence[Status]) -> dict[str, set[str]]:
+    """In which sessions the runs of each size were timed; what was skipped was in none."""
+    found: dict[str, set[str]] = {}
+    for status in statuses:
+        if "speed/step_seconds" in status["metrics"] and (key := status["benchmark"].get("size_key")):
+            found.setdefault(key, set()).add(status["benchmark"]["session"])
+    return found

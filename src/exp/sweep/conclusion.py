@@ -33,6 +33,8 @@ def conclude(plan: Plan, order: Order, folder: RunFolder, ready: Ready, report: 
         report.table(table.columns, table.rows)
     for line in [*table.notes, *(f"failed {status['name']}: {status['error']}" for status in failed)]:
         report.say(line)
+    for line in task.concluded(finished, folder):
+        report.say(line)
     left = len(runs) - len(finished) - len(failed)
     status = "KILLED" if ending is not None else "FAILED" if failed or left else "FINISHED"
     aggregates = _aggregates(runs, table.metrics)

@@ -98,6 +98,10 @@ class RunTask(Task):
     def table(self, statuses: list[dict[str, Any]], first: Sequence[str]) -> Table:
         """The table of runs that ended, best first. Its columns begin with `first`: "run", or what tells a single run."""
 
+    def concluded(self, statuses: list[dict[str, Any]], folder: RunFolder) -> list[str]:
+        """Leave in a sweep's `folder` what is to be shown of all its runs that ended; returns what is said of it."""
+        return []
+
     @abc.abstractmethod
     def exit_code(self, statuses: list[dict[str, Any]]) -> int:
         """The exit code of runs that ended, failed ones left out."""

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from exp.benchmark.crossing import answer, page
 from exp.benchmark.machine import cores
 from exp.benchmark.outcome import baseline, losses, raw
 from exp.benchmark.peers import require_peers, tutorial_absent
-from exp.benchmark.plan import Size, expected_seconds, sessions, sizes, too_large, too_slow
+from exp.benchmark.plan import Size, expected_seconds, sessions, size_key, sizes, too_large, too_slow
 from exp.benchmark.replay import judged_with_blocks
 from exp.benchmark.rows import peer_row, row
 from exp.benchmark.session import MOST_SEED, Participant, Session, measure
@@ -25,7 +24,7 @@ from exp.errors import require
 from exp.experiment import Experiment
 from exp.problems import Data
 from exp.report import Report
-from exp.run_folder import SWEEPS, RunFolder
+from exp.run_folder import RunFolder
 from exp.tasks.base import Group, Member, RunTask, Table
 from exp.tasks.recording import alone, beating, begun, end_early, recorded
 from exp.tasks.verify import verdict_status
@@ -81,7 +80,9 @@ class Benchmark(RunTask):
                 work = partial(self._result, each, found, report)
                 own = Member(each.experiment, each.data, claim, member.status)
                 folders += recorded([own], report, work, task=self.kind)
-        self._page(members, folders, report)
+        if not members[0].status.get("sweep"):  # else it is written of all of the sweep, at its end
+            for line in self.concluded([folder.status() for folder in folders], folders[0]):
+                report.say(line)
         return folders
 
     def _measured(
@@ -161,7 +162,7 @@ class Benchmark(RunTask):
         shape = (sum(each.experiment.network.hidden), each.experiment.training.batch_size or len(each.data.train.inputs))
         place = next(number for number, other in enumerate(every) if other is size)
         own["benchmark"] |= {"session": name, "size": place, "warnings": session.warnings, "shape": shape}
-        own["benchmark"] |= {"threads": each.experiment.threads, "cores": cores()}
+        own["benchmark"] |= {"threads": each.experiment.threads, "cores": cores(), "size_key": size_key(each.experiment)}
         if own["benchmark"].get("is_baseline"):
             if "tutorial" in self.peers and (absent := tutorial_absent(each.experiment)):
                 own["benchmark"]["notes"].append(f"no tutorial beside {each.label}: {absent}")
@@ -169,15 +170,13 @@ class Benchmark(RunTask):
             own["benchmark"]["peers"] = [peer_row(peer, size, session, own["benchmark"]) for peer in timed]
         return [{"status": "FINISHED", **said, **own, "metrics": said["metrics"] | own["metrics"]}]
 
-    def _page(self, members: Sequence[Member], folders: Sequence[RunFolder], report: Report) -> None:
-        """One page beside the sweep, or in the folder of the single run, where there are several to show."""
-        statuses = [status for folder in folders if (status := folder.status())["status"] == "FINISHED"]
-        if len(statuses) < 2:
-            return
-        sweep = members[0].status.get("sweep")
-        folder = RunFolder(Path(members[0].experiment.runs) / SWEEPS / sweep) if sweep else folders[0]
-        folder.write_text("benchmark.html", page(statuses))
-        report.say(f"see {folder.path}/benchmark.html")
+    def concluded(self, statuses: list[dict[str, Any]], folder: RunFolder) -> list[str]:
+        """One page, where there are several to show."""
+        finished = [status for status in statuses if status["status"] == "FINISHED"]
+        if len(finished) < 2:
+            return []
+        folder.write_text("benchmark.html", page(finished))
+        return [f"see {folder.path}/benchmark.html"]
 
     def table(self, statuses: list[dict[str, Any]], first: Sequence[str]) -> Table:
         columns = [*first, *(column for column in COLUMNS if column not in first)]
