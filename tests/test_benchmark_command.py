@@ -12,7 +12,7 @@ from commands import tracked
 from sweeping import Here, here
 
 from exp.benchmark import machine
-from exp.benchmark.crossing import answer, charts, page
+from exp.benchmark.crossing import answer, charts, page, points
 from exp.benchmark.session import LEAST_ROUNDS
 from exp.benchmark.table import notes, rows_of, text
 from exp.claims import Claim
@@ -233,7 +233,7 @@ def test_where_a_gpu_begins_to_win_is_computed_from_the_table() -> None:
     cpu = [status("cpu", *size, 1.0) for size in SIZES]
     gpu = [status("cuda", *size, seconds) for size, seconds in zip(SIZES, (4.0, 0.5, 0.25, 0.0125), strict=True)]
     assert answer([*cpu, *gpu]) == [
-        "the GPU begins to win at 16 hidden units, batch 4096; at most it is 80 times as fast as the CPU's fastest "
+        "the GPU wins from 16 hidden units, batch 4096 on; at most it is 80 times as fast as the CPU's fastest "
         "(4096 hidden units, batch 4096)",
         "50 times or more, as the tutorial says: true from 4096 hidden units, batch 4096 on",
     ]
@@ -245,12 +245,49 @@ def test_where_a_gpu_begins_to_win_is_computed_from_the_table() -> None:
     assert answer([*cpu, *wide])[1].endswith(
         "not sure at any of these sizes, perhaps from 4096 hidden units, batch 4096 on: the intervals are too wide"
     )
+    vague = [each | {"metrics": each["metrics"] | {"speed/step_seconds_high": 5.0}} for each in gpu]
+    assert answer([*cpu, *vague])[0].startswith(
+        "the GPU is not sure to win at any of these sizes, perhaps from 16 hidden units, batch 4096 on: the intervals are"
+    )
     unproven = [*cpu, *gpu[:3], status("cuda", 4096, 4096, 0.0125, verdict="different")]
     assert answer(unproven)[1].endswith("not true at any of these sizes")
     figures = charts([*cpu, *gpu])
     assert set(figures) == {"Time of a step over the batch", "GPU relative to CPU"}
     (shown,) = figures["GPU relative to CPU"]["data"]
     assert shown["text"] == [["0.25", "2"], ["4", "80"]] and shown["z"][1][1] == pytest.approx(np.log10(80))
+
+
+def test_what_does_not_hold_at_all_larger_sizes_is_not_said_of_them() -> None:
+    cpu = [status("cpu", *size, 1.0) for size in SIZES]
+    gpu = [status("cuda", *size, seconds) for size, seconds in zip(SIZES, (4.0, 0.0125, 2.0, 0.0125), strict=True)]
+    wins, true = answer([*cpu, *gpu])
+    assert wins.startswith("the GPU wins at 2 of 4 sizes, the smallest 16 hidden units, batch 4096; at most")
+    assert true.endswith("true at 2 of 4 sizes, the smallest 16 hidden units, batch 4096")
+
+
+def test_sizes_of_one_shape_are_kept_apart_and_named_by_what_differs() -> None:
+    """A CPU is not compared with a GPU that does other steps, nor do both lie on one line."""
+    found = []
+    for optimizer, (on_cpu, on_gpu) in {"sgd": (1.0, 2.0), "adam": (8.0, 4.0)}.items():
+        for each in [status(device, *size, s) for size in SIZES for device, s in (("cpu", on_cpu), ("cuda", on_gpu))]:
+            each["choices"]["optimizer"] = optimizer
+            each["choices"]["tracker"] = f"of {each['name']}"  # tells no sizes apart: runs of one differ in it
+            each["benchmark"]["size_key"] += optimizer
+            found.append(each)
+    assert answer(found)[0] == (
+        "the GPU wins at 4 of 8 sizes, the smallest 16 hidden units, batch 64, optimizer=adam; "
+        "at most it is 2 times as fast as the CPU's fastest (16 hidden units, batch 64, optimizer=adam)"
+    )
+    figures = charts(found)
+    maps = {"GPU relative to CPU, optimizer=sgd": "0.5", "GPU relative to CPU, optimizer=adam": "2"}
+    assert set(figures) == {"Time of a step over the batch", *maps}
+    assert {title: figures[title]["data"][0]["text"][0][0] for title in maps} == maps
+    lines = figures["Time of a step over the batch"]["data"]
+    assert len(lines) == 8 and all(len(line["x"]) == 2 for line in lines)
+    assert "autograd cuda fp32, optimizer=adam, hidden 16" in {line["name"] for line in lines}
+    for each in found:
+        each["choices"]["optimizer"] = "sgd"  # nothing that is known tells them apart: their keys do
+    assert len(points(found)) == 8
 
 
 def test_without_a_gpu_the_answer_is_that_nobody_knows() -> None:

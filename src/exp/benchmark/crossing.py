@@ -1,7 +1,8 @@
 """Where one device begins to win over another: the answer in a sentence, and the page with its plots."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
 from math import log10
 from typing import Any
@@ -16,27 +17,80 @@ from exp.verification.verdict import EQUIVALENT
 CLAIM = 50.0
 """The tutorial: "for modern deep neural networks, GPUs often provide speedups of 50x or greater"."""
 
-Shape = tuple[int, int]
-"""Hidden units (of all layers) and rows of a batch."""
+PLACE = ("method", "device", "precision", "threads")
+"""What differs between the runs of one size."""
+
+
+@dataclass(frozen=True, order=True)
+class Point:
+    """A measured size: hidden units (of all layers), rows of a batch, and what else tells it from others of that shape."""
+
+    hidden: int
+    rows: int
+    setting: str = ""
+
+    @property
+    def size(self) -> int:
+        return self.hidden * self.rows
+
+    @property
+    def said(self) -> str:
+        return f"{self.hidden} hidden units, batch {self.rows}{f', {self.setting}' if self.setting else ''}"
+
+
+def points(statuses: Sequence[Status]) -> dict[Point, list[Status]]:
+    """The runs of every size, the narrowest first. Several sizes of one shape differ in an optimizer, a loss, a seed, …"""
+    known = [status for status in statuses if "shape" in status["benchmark"]]
+    shapes: dict[tuple[int, int], dict[str, list[Status]]] = {}
+    for status in known:
+        hidden, rows = status["benchmark"]["shape"]
+        shapes.setdefault((int(hidden), int(rows)), {}).setdefault(status["benchmark"].get("size_key", ""), []).append(status)
+    apart = {key for sizes in shapes.values() for key in _apart([*sizes.values()])}
+    found: dict[Point, list[Status]] = {}
+    for (hidden, rows), sizes in sorted(shapes.items()):
+        for size_key, members in sizes.items():
+            told = _told(members[0])
+            setting = " ".join(f"{key}={told[key]}" for key in sorted(apart & told.keys()))
+            if (point := Point(hidden, rows, setting)) in found:  # what it was planned with does not tell them apart
+                point = Point(hidden, rows, f"{setting} ({size_key[:6]})".strip())
+            found[point] = members
+    return found
+
+
+def _told(status: Status) -> dict[str, str]:
+    """What a run was planned with."""
+    chosen = status["choices"] | status.get("factors", {})
+    return {key: str(value) for key, value in chosen.items() if key not in PLACE}
+
+
+def _apart(sizes: Sequence[Sequence[Status]]) -> set[str]:
+    """The keys in which sizes of one shape differ, and all runs of each agree."""
+    told = [[_told(status) for status in size] for size in sizes]
+    keys = {key for size in told for each in size for key in each}
+    values = {key: [{each.get(key) for each in size} for size in told] for key in keys}
+    return {key for key, each in values.items() if max(map(len, each)) == 1 and len(set.union(*each)) > 1}
 
 
 def answer(statuses: Sequence[Status]) -> list[str]:
     """Where a GPU begins to win, and whether it is CLAIM times as fast; or that nobody has measured it. Of several sizes."""
-    shapes = {shape_of(status) for status in statuses if "shape" in status["benchmark"]}
-    if len({hidden for hidden, _ in shapes}) < 2 or len({rows for _, rows in shapes}) < 2:
+    every = points(statuses)
+    if len({point.hidden for point in every}) < 2 or len({point.rows for point in every}) < 2:
         return []
-    wins = {shape: ratio for shape in sorted(shapes) if (ratio := gpu_speed(statuses, shape)) is not None}
-    if not wins:
+    speeds = {point: ratio for point, runs in every.items() if (ratio := gpu_speed(runs)) is not None}
+    if not speeds:
         return [f"{CLAIM:.0f} times or more on a GPU, as the tutorial says: not measured, no GPU was timed beside a CPU here"]
-    begin = [shape for shape, ratio in wins.items() if ratio > 1]
-    best = max(wins, key=lambda shape: wins[shape])
-    sure = [shape for shape in wins if (gpu_speed(statuses, shape, least=True) or 0.0) >= CLAIM]
-    perhaps = [shape for shape, ratio in wins.items() if ratio >= CLAIM]
-    where = f"begins to win at {_said(min(begin, key=_size))}" if begin else "wins nowhere here"
-    line = f"the GPU {where}; at most it is {wins[best]:.3g} times as fast as the CPU's fastest ({_said(best)})"
-    true = f"true from {_said(min(sure, key=_size))} on" if sure else "not true at any of these sizes"
+    least = {point: gpu_speed(every[point], least=True) or 0.0 for point in speeds}
+    sure, perhaps = ([point for point, ratio in found.items() if ratio > 1] for found in (least, speeds))
+    wins = f"wins {_at(sure, speeds)}" if sure else "wins nowhere here"
     if perhaps and not sure:
-        true = f"not sure at any of these sizes, perhaps from {_said(min(perhaps, key=_size))} on: the intervals are too wide"
+        wins = f"is not sure to win at any of these sizes, perhaps {_at(perhaps, speeds)}: the intervals are too wide"
+    best = max(speeds, key=lambda point: speeds[point])
+    line = f"the GPU {wins}; at most it is {speeds[best]:.3g} times as fast as the CPU's fastest ({best.said})"
+    sure = [point for point, ratio in least.items() if ratio >= CLAIM]
+    perhaps = [point for point, ratio in speeds.items() if ratio >= CLAIM]
+    true = f"true {_at(sure, speeds)}" if sure else "not true at any of these sizes"
+    if perhaps and not sure:
+        true = f"not sure at any of these sizes, perhaps {_at(perhaps, speeds)}: the intervals are too wide"
     found = [line, f"{CLAIM:.0f} times or more, as the tutorial says: {true}"]
     threads, cores = max((own["threads"], own["cores"]) for own in (each["benchmark"] for each in statuses if _on_cpu(each)))
     if threads < cores:
@@ -44,25 +98,20 @@ def answer(statuses: Sequence[Status]) -> list[str]:
     return found
 
 
+def _at(some: Sequence[Point], every: Iterable[Point]) -> str:
+    """Where something holds: from a size on, where it does at all that are as large too; else at how many."""
+    every, first = list(every), min(some, key=lambda point: (point.size, point))
+    if all(point in some for point in every if point.size >= first.size):
+        return f"from {first.said} on"
+    return f"at {len(some)} of {len(every)} sizes, the smallest {first.said}"
+
+
 def _on_cpu(status: Status) -> bool:
     return status["choices"]["device"] == "cpu" and "shape" in status["benchmark"]
 
 
-def _size(shape: Shape) -> int:
-    return shape[0] * shape[1]
-
-
-def _said(shape: Shape) -> str:
-    return f"{shape[0]} hidden units, batch {shape[1]}"
-
-
-def shape_of(status: Status) -> Shape:
-    hidden, rows = status["benchmark"]["shape"]
-    return int(hidden), int(rows)
-
-
-def gpu_speed(statuses: Sequence[Status], shape: Shape, *, least: bool = False) -> float | None:
-    """The fastest equivalent GPU combination relative to the fastest equivalent CPU one; None where one is missing.
+def gpu_speed(runs: Sequence[Status], *, least: bool = False) -> float | None:
+    """The fastest equivalent GPU combination of a size relative to the fastest equivalent CPU one; None where one is missing.
 
     By their medians, or `least`: by the ends of their intervals at which the GPU is the slowest, the CPU the fastest.
     """
@@ -70,12 +119,8 @@ def gpu_speed(statuses: Sequence[Status], shape: Shape, *, least: bool = False) 
     def fastest(on_cpu: bool, end: str) -> float | None:
         seconds = [
             status["metrics"][f"speed/step_seconds{end}"]
-            for status in statuses
-            if "shape" in status["benchmark"]
-            and shape_of(status) == shape
-            and _on_cpu(status) == on_cpu
-            and status["verdict"] == EQUIVALENT
-            and not status["benchmark"].get("refused")
+            for status in runs
+            if _on_cpu(status) == on_cpu and status["verdict"] == EQUIVALENT and not status["benchmark"].get("refused")
         ]
         return min(seconds, default=None)
 
@@ -91,7 +136,7 @@ def page(statuses: Sequence[Status]) -> str:
     written = json.dumps(figures, allow_nan=False, separators=(",", ":")).replace("</", "<\\/")
     said = "".join(f"<li>{escape(line)}</li>" for line in [*answer(statuses), *notes(statuses)])
     places = "".join(
-        f'<section><h2>{escape(title)}</h2><div class="chart tall" id="{title}"></div></section>' for title in figures
+        f'<section><h2>{escape(title)}</h2><div class="chart tall" id="{escape(title)}"></div></section>' for title in figures
     )
     draw = "for (const name in figures) Plotly.newPlot(name, figures[name].data, figures[name].layout, {responsive: true});"
     return "\n".join(
@@ -118,13 +163,16 @@ def _table(statuses: Sequence[Status]) -> str:
 def charts(statuses: Sequence[Status]) -> dict[str, Figure]:
     """By title: the time of a step over the size where there are several, else a bar for each."""
     timed = [status for status in rows_of(statuses) if "speed/step_seconds" in status["metrics"]]
-    shapes = {shape_of(status) for status in timed if "shape" in status["benchmark"]}
-    if len(shapes) < 2:
+    every = points(timed)
+    if len({(point.hidden, point.rows) for point in every}) < 2:
         return {"Time of a step": _bars(timed)}
-    over = "batch" if len({rows for _, rows in shapes}) > 1 else "width"
-    found = {f"Time of a step over the {over}": _lines(timed, over_batch=over == "batch")}
-    wins = {shape: ratio for shape in sorted(shapes) if (ratio := gpu_speed(statuses, shape)) is not None}
-    return found | ({"GPU relative to CPU": _map(wins)} if wins else {})
+    over = "batch" if len({point.rows for point in every}) > 1 else "width"
+    found = {f"Time of a step over the {over}": _lines(every, over_batch=over == "batch")}
+    maps: dict[str, dict[Point, float]] = {}
+    for point, runs in every.items():
+        if (ratio := gpu_speed(runs)) is not None:
+            maps.setdefault(point.setting, {})[point] = ratio
+    return found | {f"GPU relative to CPU{f', {setting}' if setting else ''}": _map(wins) for setting, wins in maps.items()}
 
 
 def _bars(timed: Sequence[Status]) -> Figure:
@@ -142,23 +190,22 @@ def _bars(timed: Sequence[Status]) -> Figure:
     return {"data": [trace], "layout": _layout() | axes | {"yaxis": {**GRID, "autorange": "reversed"}}}
 
 
-def _lines(timed: Sequence[Status], *, over_batch: bool) -> Figure:
-    """A line for each method, device and width over the batch; or over the width, of one batch."""
-    lines: dict[tuple[str, int], list[tuple[int, float]]] = {}
-    for status in timed:
-        if "shape" in status["benchmark"]:
-            hidden, rows = shape_of(status)
-            who = " ".join(status["choices"][group] for group in ("method", "device", "precision"))
-            point = rows if over_batch else hidden, status["metrics"]["speed/step_seconds"]
-            lines.setdefault((who, hidden if over_batch else rows), []).append(point)
+def _lines(every: dict[Point, list[Status]], *, over_batch: bool) -> Figure:
+    """A line for each method, device and width over the batch; or over the width, of one batch. Each of one setting."""
+    several = len({status["benchmark"]["threads"] for runs in every.values() for status in runs}) > 1
+    lines: dict[tuple[str, str, int], list[tuple[int, float]]] = {}
+    for point, status in ((point, status) for point, runs in every.items() for status in runs):
+        who = " ".join(status["choices"][group] for group in ("method", "device", "precision"))
+        also = ", ".join([f"threads={status['benchmark']['threads']}"] * several + [point.setting] * bool(point.setting))
+        across, other = (point.rows, point.hidden) if over_batch else (point.hidden, point.rows)
+        lines.setdefault((who, also, other), []).append((across, status["metrics"]["speed/step_seconds"]))
     traces: list[dict[str, Any]] = []
-    for (who, other), colour in zip(lines, colours([who for who, _ in lines]), strict=True):
-        points = sorted(lines[who, other])
-        xs, ys = zip(*points, strict=True)
+    for ((who, also, other), measured), colour in zip(lines.items(), colours([who for who, _, _ in lines]), strict=True):
+        xs, ys = zip(*sorted(measured), strict=True)
         marks = {
             "mode": "lines+markers",
             "line": {"color": colour},
-            "name": f"{who}, {'hidden' if over_batch else 'batch'} {other}",
+            "name": f"{who}{', ' * bool(also)}{also}, {'hidden' if over_batch else 'batch'} {other}",
         }
         traces.append({"type": "scatter", "x": list(xs), "y": list(ys)} | marks)
     axes = {
@@ -168,10 +215,11 @@ def _lines(timed: Sequence[Status], *, over_batch: bool) -> Figure:
     return {"data": traces, "layout": _layout() | axes}
 
 
-def _map(wins: dict[Shape, float]) -> Figure:
-    """How many times as fast the GPU is, for every width and batch."""
-    across, along = (sorted({shape[place] for shape in wins}) for place in (1, 0))
-    values = [[wins.get((hidden, rows)) for rows in across] for hidden in along]
+def _map(wins: dict[Point, float]) -> Figure:
+    """How many times as fast the GPU is, for every width and batch of one setting."""
+    across, along = sorted({point.rows for point in wins}), sorted({point.hidden for point in wins})
+    shapes = {(point.hidden, point.rows): ratio for point, ratio in wins.items()}
+    values = [[shapes.get((hidden, rows)) for rows in across] for hidden in along]
     shown = [[None if value is None else f"{value:.3g}" for value in row] for row in values]
     colour = [[None if value is None else log10(value) for value in row] for row in values]
     trace = {"type": "heatmap", "x": [str(rows) for rows in across], "y": [str(hidden) for hidden in along], "z": colour}
