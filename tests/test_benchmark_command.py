@@ -23,6 +23,7 @@ from exp.report import Report
 from exp.run_folder import RunFolder, run_folders
 from exp.tasks.base import Member
 from exp.tasks.benchmark import Benchmark
+from exp.tracking.uploader import Uploader
 
 __all__ = ["here"]
 
@@ -75,7 +76,7 @@ def test_a_single_method_is_timed_judged_and_recorded(tmp_path: Path) -> None:
     assert len(losses) == sum(raw["blocks"][0]["steps"]) and np.isfinite(losses).all()
     recorded = tracked(f"sqlite:///{tmp_path}/mlflow.db")[folder.path.name]
     assert recorded.data.tags["kind"] == "benchmark" and recorded.data.tags["verdict"] == "equivalent"
-    assert recorded.data.tags["bound"] in ("compute", "memory", "launch")
+    assert recorded.data.tags["bound"] in ("compute", "memory", "launch", "other")
     wanted = {"step_seconds", "step_seconds_low", "first_quartile", "first_step_seconds", "warm_up_steps"}
     wanted |= {"noise_floor"} if known else set()
     wanted |= {"operations_per_second", "share_of_arithmetic", "bytes_per_second", "share_of_memory", "blocks"}
@@ -98,8 +99,11 @@ def test_members_are_timed_together_in_one_order_and_fail_alone(
     folders = task.record_together(together, Report(title="sweep"))
     statuses = [folder.status() for folder in folders]
     assert [status["status"] for status in statuses] == ["FINISHED", "FINISHED", "FAILED"]
-    assert "ZeroDivisionError: nothing to divide by" in statuses[2]["error"]
-    assert "in this process" in capsys.readouterr().out
+    where = f"(broken_{tmp_path.name}.py line 9)"
+    assert statuses[2]["error"] == f"NotMeasured: ZeroDivisionError: nothing to divide by {where}"  # a sentence
+    assert 'raise ZeroDivisionError("nothing to divide by")' in (folders[2].path / "error.txt").read_text()
+    said = capsys.readouterr().out
+    assert "interleaved, in this process" in said and "timed 1 of 1 repetitions in this process" in said
     first, second = (folder.read_json("benchmark.json") for folder in folders[:2])
     assert first["order"] == second["order"] and first["seed"] == second["seed"] == 5
     assert statuses[0]["benchmark"]["is_baseline"]
@@ -109,6 +113,7 @@ def test_members_are_timed_together_in_one_order_and_fail_alone(
     table = task.table(statuses[:2], ("run",))
     assert {row[0] for row in table.rows} == {*peers, *(status["name"] for status in statuses[:2])}
     assert "peers are judged by their timed blocks alone, not at probes" in table.notes
+    assert {row[-1] for row in table.rows} == {"–"}  # the memory of a process that all of them share is nobody's
     assert (folders[0].path / "benchmark.html").exists()
     assert task.exit_code(statuses[:2]) == 0
 
@@ -120,6 +125,49 @@ def test_the_page_of_a_sweep_that_was_widened_shows_all_of_it(here: Here, tmp_pa
     (written,) = (tmp_path / "runs" / "sweeps").glob("*/benchmark.html")
     assert done.plan == "1 new, 1 done" and any(line.startswith("see ") for line in done.lines)
     assert all(f"<tr><td>{method}</td>" in written.read_text() for method in ("numpy", "tensor"))
+
+
+@pytest.mark.parametrize("tracker", ["none", "mlflow"])
+@pytest.mark.parametrize("settles", [True, False])
+def test_timing_begins_once_the_upload_process_is_idle(
+    tracker: str, settles: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[str] = []
+
+    class Uploader:
+        def settle(self) -> bool:
+            told.append("settle")
+            return settles
+
+    def measured(*_: Any, **__: Any) -> None:
+        told.append("measure")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("exp.tasks.benchmark.shared_uploader", Uploader)
+    monkeypatch.setattr("exp.tasks.benchmark.measure", measured)
+    monkeypatch.setattr("exp.tasks.benchmark.end_early", lambda *_: [])
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    together = members(tmp_path, "numpy", words=(f"tracker={tracker}",))
+    with pytest.raises(KeyboardInterrupt):
+        Benchmark().record_together(together, Report(title=""))
+    assert told == ["settle", "measure"][tracker == "none" :]
+    said = "the upload process still computes" in capsys.readouterr().out
+    assert said is (tracker == "mlflow" and not settles)
+
+
+def test_the_upload_process_says_when_it_has_done_what_it_was_told(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "numpy")
+    folder.update_status(status="FINISHED", tracking=None)
+    uploader = Uploader()
+    try:
+        uploader.send(folder.path)
+        assert not uploader.settle(at_most=0.0)
+        assert uploader.settle()
+        assert str(folder.path.absolute()) in uploader._answers
+        uploader._process.kill()
+        assert not uploader.settle()  # nobody is there: it is not waited for
+    finally:
+        uploader.close(kill=True)
 
 
 def test_runs_that_other_processes_do_are_not_timed(tmp_path: Path) -> None:
@@ -173,7 +221,8 @@ def test_what_is_interrupted_is_killed(tmp_path: Path, monkeypatch: pytest.Monke
         ("benchmark.seconds=0", "benchmark.seconds=0: allowed: a number > 0 and <= 3600"),
         ("benchmark.processes=0", "benchmark.processes=0: allowed: a whole number >= 1"),
         ("benchmark.peers=[tutorials]", "benchmark.peers=[tutorials]: choose tutorial or lightning"),
-        ("benchmark.seed=-1", "benchmark.seed=-1: allowed: a whole number >= 0, or null"),
+        ("benchmark.seed=-1", "benchmark.seed=-1: allowed: a whole number >= 0 and < 4611686018427387904, or null"),
+        (f"benchmark.seed={2**62}", f"benchmark.seed={2**62}: allowed: a whole number >= 0 and < {2**62}, or null"),
     ],
 )
 def test_a_mistake_is_one_line(word: str, said: str) -> None:
@@ -208,7 +257,7 @@ def status(
     device: str, hidden: int, rows: int, seconds: float, verdict: str = "equivalent", threads: int = 16
 ) -> dict[str, Any]:
     ends = dict.fromkeys(("step_seconds", "step_seconds_low", "step_seconds_high", "first_quartile"), seconds)
-    ends |= {"third_quartile": seconds, "first_step_seconds": 1.0, "warm_up_steps": 9.0}
+    ends |= {"third_quartile": seconds, "start_seconds": 2.0, "first_step_seconds": 1.0, "warm_up_steps": 9.0}
     return {
         "name": f"{device} {hidden} {rows}",
         "verdict": verdict,
@@ -312,4 +361,5 @@ def test_rows_of_two_sessions_are_told_apart() -> None:
     large = status("cpu", 64, 64, 1.0)  # where they are many, each size has a session of its own
     large["benchmark"]["session"] = "u"
     assert notes([one, skipped, large]) == []
+    assert text(one, "first step") == "3 s"  # work that is done at the start is in it
     assert text(one, "step") == "1 s" and text(one, "95 %") == "1–1 s" and text(one, "memory") == "–"

@@ -1,6 +1,9 @@
 """What a step costs, against counts that were made otherwise; what a machine can do; what it is warned of."""
 
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from exp.benchmark import machine
 from exp.benchmark.ceilings import ceilings
 from exp.benchmark.costs import costs, step_costs
 from exp.benchmark.machine import Look
-from exp.benchmark.plan import too_large, too_slow
+from exp.benchmark.plan import Size, expected_seconds, too_large, too_slow
 from exp.benchmark.replay import JUDGING, judgeable, judged_with_blocks
 from exp.benchmark.session import Participant
 from exp.composition import compose
@@ -126,6 +129,28 @@ def test_this_machine_can_be_looked_at() -> None:
     last = machine.look([None])
     assert last.at > first.at
     assert machine.others(first, last) is None or machine.others(first, last) >= 0  # type: ignore[operator]
+
+
+def test_what_children_have_computed_is_our_own() -> None:
+    """A compiler that a worker called, or a worker that failed, is nobody else."""
+    work = [sys.executable, "-c", "sum(range(20_000_000))"]
+    first = machine.look([])
+    subprocess.run(work, check=True)
+    last = machine.look([])
+    assert last.own_seconds - first.own_seconds >= 0.1
+    waits = f"import subprocess, sys; subprocess.run({work!r}); print(flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", waits], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
+        assert worker.stdout is not None
+        worker.stdout.readline()
+        if Path(f"/proc/{worker.pid}/stat").exists():
+            assert machine._computed_by(worker.pid) >= 0.1
+        worker.communicate()
+
+
+def test_it_takes_less_long_where_no_processes_start() -> None:
+    found = [Size([experiment()])]
+    new, here, none = (expected_seconds(found, count, 8.0, isolated=i) for count, i in ((5, True), (5, False), (0, False)))
+    assert new > here > none
 
 
 def test_a_step_that_is_too_much_to_be_judged_is_undecided(monkeypatch: pytest.MonkeyPatch) -> None:

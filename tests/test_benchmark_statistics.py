@@ -86,9 +86,12 @@ def test_the_floor_is_how_far_equals_were_apart_and_two_standard_errors_more() -
 
 
 def test_the_word_for_what_limits_a_step() -> None:
-    assert limited_by(1.0, 0.6, 0.2) == "compute"
-    assert limited_by(1.0, 0.6, 0.7) == "memory"
-    assert limited_by(1.0, 0.4, 0.49) == "launch"
+    assert limited_by(1.0, 0.6, 0.2, 2) == "compute"
+    assert limited_by(1.0, 0.6, 0.7, 2) == "memory"
+    assert limited_by(0.001, 0.0004, 0.00049, 2) == "launch"
+    assert limited_by(0.0039, 0.0, 0.0, 2) == "launch"
+    assert limited_by(0.0039, 0.0, 0.0, 1) == "other"  # more than a layer's launches can take
+    assert limited_by(0.039, 0.001, 0.002, 2) == "other"  # GELU, or a sleep
 
 
 def test_warm_is_when_two_windows_agree() -> None:

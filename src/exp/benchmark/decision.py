@@ -10,6 +10,10 @@ NONE = "none"
 EXPLAINED = 0.5
 """Of a step's time, what its arithmetic or its memory traffic must explain at the machine's ceilings to be what limits it."""
 
+LAUNCH_SECONDS = 0.002
+"""For each layer, what starting its operations can take at most. Forward, backward and update are some forty of them, of 10
+to 30 µs each where Python starts kernels on a GPU, the slowest way there is: a millisecond, and as much again to be safe."""
+
 
 @dataclass(frozen=True)
 class NoiseFloor:
@@ -36,12 +40,14 @@ class NoiseFloor:
         return not ratio.certain or abs(log(ratio.ratio)) <= self.log_ratio
 
 
-def limited_by(step_seconds: float, arithmetic_seconds: float, traffic_seconds: float) -> str:
-    """`compute`, `memory` or `launch`: what a step of `step_seconds` is bound by.
+def limited_by(step_seconds: float, arithmetic_seconds: float, traffic_seconds: float, layers: int) -> str:
+    """`compute`, `memory`, `launch` or `other`: what a step of `step_seconds` is bound by.
 
-    The others are what its floating-point operations and its bytes would take at this machine's ceilings. Where neither
-    explains EXPLAINED of the time, most of it goes to starting operations: Python, dispatch, kernel launches.
+    The next two are what its floating-point operations and its bytes would take at this machine's ceilings. Where neither
+    explains EXPLAINED of the time, most of it goes to starting operations (Python, dispatch, kernel launches); or, where it is
+    more than that can take, to something else: functions that take many instructions a number, waiting, what is not counted.
     """
-    if max(arithmetic_seconds, traffic_seconds) < EXPLAINED * step_seconds:
-        return "launch"
+    explained = max(arithmetic_seconds, traffic_seconds)
+    if explained < EXPLAINED * step_seconds:
+        return "launch" if step_seconds - explained <= LAUNCH_SECONDS * layers else "other"
     return "compute" if arithmetic_seconds >= traffic_seconds else "memory"

@@ -32,8 +32,8 @@ class Look:
 
 
 def look(workers: Iterable[int | None]) -> Look:
-    """Now, with the processor seconds of this process and of these workers."""
-    own = sum(os.times()[:2]) + sum(_computed_by(worker) for worker in workers if worker is not None)
+    """Now, with the processor seconds of this process and of these workers, and of their children that have ended."""
+    own = sum(os.times()[:4]) + sum(_computed_by(worker) for worker in workers if worker is not None)
     busy, stolen = _processor()
     return Look(clock.seconds(), busy, stolen, own, _hertz())
 
@@ -111,9 +111,9 @@ def _processor() -> tuple[float | None, float | None]:
 
 
 def _computed_by(process: int) -> float:
-    """Processor seconds of another process: utime and stime of /proc/PID/stat."""
+    """Processor seconds of another process and of its children that ended: /proc/PID/stat, utime to cstime."""
     words = _text(f"/proc/{process}/stat").rpartition(")")[2].split()
-    return sum(int(word) for word in words[11:13]) / os.sysconf("SC_CLK_TCK")
+    return sum(int(word) for word in words[11:15]) / os.sysconf("SC_CLK_TCK")
 
 
 def _hertz() -> float | None:

@@ -91,7 +91,8 @@ def bound(each: Participant, session: Session, seconds: float) -> str:
     operations, traffic = ceiling(each, session)
     if not operations:
         return "–"
-    return limited_by(seconds, cost.operations / operations, cost.bytes(each.experiment.precision.dtype) / traffic)
+    traffic_seconds = cost.bytes(each.experiment.precision.dtype) / traffic
+    return limited_by(seconds, cost.operations / operations, traffic_seconds, len(each.experiment.network.hidden) + 1)
 
 
 def compared(each: Participant, size: Size, verdict: str) -> dict[str, Any]:

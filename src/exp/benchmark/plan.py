@@ -26,6 +26,9 @@ SAME_SIZE = ("problem", "network", "loss", "optimizer", "training", "seed")
 NUMPY_START_SECONDS, TORCH_START_SECONDS, JUDGED_SECONDS = 1.0, 2.0, 4.0
 """What a set of processes takes beside the blocks, for each worker; and a verdict: to say beforehand how long it takes."""
 
+WARMING_SECONDS = 0.5
+"""What remains of that where a combination has no process to start."""
+
 
 @dataclass
 class Size:
@@ -121,11 +124,15 @@ def too_slow(each: Participant, seconds: float) -> str | None:
     return f"a step would take about {step:.0f} s, of {seconds:g} s to be timed; benchmark.seconds={step:.0f} would do"
 
 
-def expected_seconds(found: Sequence[Size], processes: int, seconds: float) -> float:
+def expected_seconds(found: Sequence[Size], processes: int, seconds: float, *, isolated: bool = True) -> float:
     """About how long all of it will take, on a machine that is quiet: blocks, what is between them, verdicts."""
     total = 0.0
     for size in found:
         for each in size.participants:
             start = NUMPY_START_SECONDS if each.experiment.method.library == "numpy" else TORCH_START_SECONDS
-            total += 1.3 * seconds + processes * start + JUDGED_SECONDS * (each.kind == "combination")
+            total += (
+                1.3 * seconds
+                + processes * (start if isolated else WARMING_SECONDS)
+                + JUDGED_SECONDS * (each.kind == "combination")
+            )
     return total

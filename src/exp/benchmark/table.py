@@ -41,7 +41,7 @@ def text(status: Status, column: str) -> str:
     if column == "step":
         return duration(numbers["speed/step_seconds"])
     if column == "first step":
-        return duration(numbers["speed/first_step_seconds"])
+        return duration(numbers["speed/start_seconds"] + numbers["speed/first_step_seconds"])
     if column == "warm-up":
         return f"{numbers['speed/warm_up_steps']:.0f} steps"
     if column == "memory":

@@ -1,4 +1,4 @@
-"""method=jax: a block of steps as one program, `jax.jit` over `jax.lax.scan`, its gradient by `jax.value_and_grad`.
+"""method=jax: a block of steps as one program, `jax.jit` over `jax.lax.scan`, its gradient by `jax.grad` (`has_aux`).
 
 Needs the extra: pip install 'exp[jax]'.
 """

@@ -28,6 +28,7 @@ from exp.run_folder import RunFolder
 from exp.tasks.base import Group, Member, RunTask, Table
 from exp.tasks.recording import alone, beating, begun, end_early, recorded
 from exp.tasks.verify import verdict_status
+from exp.tracking.uploader import shared_uploader
 from exp.verification.verdict import EXIT_CODES, UNSUPPORTED
 
 
@@ -53,7 +54,12 @@ class Benchmark(RunTask):
     def __post_init__(self) -> None:
         require(0 < self.seconds <= 3600, "seconds", self.seconds, "a number > 0 and <= 3600")
         require(self.processes >= 1, "processes", self.processes, "a whole number >= 1")
-        require(self.seed is None or 0 <= self.seed < MOST_SEED, "seed", self.seed, "a whole number >= 0, or null")
+        require(
+            self.seed is None or 0 <= self.seed < MOST_SEED,
+            "seed",
+            self.seed,
+            f"a whole number >= 0 and < {MOST_SEED}, or null",
+        )
         require_peers(self.peers)
 
     def __call__(self, experiment: Experiment) -> int:
@@ -98,6 +104,10 @@ class Benchmark(RunTask):
         seed = secrets.randbelow(MOST_SEED) if self.seed is None else self.seed
         every = sizes(timed, self.peers)
         self._say_plan(every, report)
+        uploads = any(claim.uploads for claim in claims) and timed[0].experiment.tracker.address() is not None
+        # Else it takes a core from what is timed, and is taken for somebody else's.
+        if uploads and any(size.participants for size in every) and not shared_uploader().settle():
+            report.say("the upload process still computes: it may disturb the first timed blocks")
         found: dict[int, tuple[Size, Session, str]] = {}
         began = time.monotonic()
         for number, together in enumerate(split := sessions(every)):
@@ -105,12 +115,16 @@ class Benchmark(RunTask):
 
             def progress(done: int, number: int = number, of: int = len(split)) -> None:
                 sets = number * self.processes + done
-                report.say(f"timed {sets} of {of * self.processes} sets of processes, {time.monotonic() - began:.0f} s")
+                what = "sets of processes" if self.isolated else "repetitions in this process"
+                report.say(f"timed {sets} of {of * self.processes} {what}, {time.monotonic() - began:.0f} s")
 
             taking_part = [each for size in together for each in size.participants]
             session = measure(
                 taking_part, seed + number, self.processes, self.seconds, isolated=self.isolated, progress=progress
             )
+            if not self.isolated:
+                for each in taking_part:
+                    each.memory.clear()  # of what the process took at most nobody knows whose it was
             found |= {id(each): (size, session, name) for size in together for each in size.members}
         return found
 
@@ -124,7 +138,7 @@ class Benchmark(RunTask):
         what = f"{combinations} combination{'s' * (combinations != 1)}, {twins} twin{'s' * (twins != 1)} for the noise floor"
         what += f", {peers} peer{'s' * (peers != 1)}" if peers else ""
         sets = f"{self.processes} set{'s' * (self.processes != 1)} of new processes" if self.isolated else "this process"
-        about = expected_seconds(every, self.processes if self.isolated else 0, self.seconds)
+        about = expected_seconds(every, self.processes, self.seconds, isolated=self.isolated)
         how = f"{self.seconds:g} s of timed blocks each, interleaved, in {sets}"
         report.say(f"timing {what}: {how}; then their verdicts: about {_about(about)} on a quiet machine")
 
@@ -146,7 +160,10 @@ class Benchmark(RunTask):
             own: dict[str, Any] = {"session": "none", "size": 0, "notes": [f"skipped {each.label}: {each.skipped}"]}
             return [{"status": "FINISHED", "benchmark": own, **verdict}]
         if each.failed is not None:
-            raise NotMeasured(each.failed + (f"\n{each.traceback}" if each.traceback else ""))
+            error = NotMeasured(each.failed)
+            if each.traceback:
+                error.add_note(each.traceback)  # for error.txt; what it says stays a sentence
+            raise error
         size, session, name = found[id(each)]
         verdict = judged_with_blocks(each)
         if each is baseline(size):  # it comes before all that is relative to it

@@ -162,6 +162,8 @@ def main() -> None:
                 upload.view(message["view"])
             elif "recover" in message:
                 upload.recover(Path(message["recover"]))
+            elif "settle" in message:
+                upload.answer(message["settle"], final=True)
     for path in map(Path, seen):  # a trainer that was killed left some of these RUNNING
         if RunFolder(path).status().get("status") == "RUNNING" and _released(RunFolder(path)):
             mark_killed(path.parent)

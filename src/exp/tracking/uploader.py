@@ -19,6 +19,7 @@ from typing import Any
 SERVER_PATIENCE_SECONDS = 10.0
 DATABASE_PATIENCE_SECONDS = 60.0
 START_PATIENCE_SECONDS = 60.0
+SETTLING_SECONDS = 30.0
 
 
 class Uploader:
@@ -62,6 +63,18 @@ class Uploader:
         """Upload what earlier invocations with this runs folder could not."""
         self._open.add(f"recovered {runs}")
         self._tell({"recover": str(runs)})
+
+    def settle(self, *, at_most: float = SETTLING_SECONDS) -> bool:
+        """Wait until the process has done what it was told so far, and computes no more; False if that takes longer."""
+        name = f"settled {time.monotonic_ns()}"
+        self._open.add(name)
+        self._tell({"settle": name})
+        deadline = time.monotonic() + at_most
+        with self._reading:
+            while name in self._open and (left := deadline - time.monotonic()) > 0:
+                if not self._read(left):
+                    break
+        return name not in self._open
 
     def wait(self, names: Iterable[str], uri: str, *, at_most: float = DATABASE_PATIENCE_SECONDS) -> dict[str, dict[str, Any]]:
         """The last answers for these folders and views, waiting while the store works; missing: no answer in time.
