@@ -91,10 +91,44 @@ def test_what_is_too_large_says_by_how_much(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("library", ["numpy", "torch"])
 def test_ceilings_are_measured_on_the_array_library(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("exp.benchmark.ceilings.COPY_BYTES", 2**20)
-    monkeypatch.setattr("exp.benchmark.ceilings.LARGEST_PRODUCT", 512)
+    monkeypatch.setattr("exp.benchmark.ceilings.LARGEST_PRODUCT", 256)
     found = ceilings(Place(library, "cpu", "float32"), lambda: None)
     assert np.isfinite([found.operations_per_second, found.bytes_per_second]).all()
     assert found.operations_per_second > 0 and found.bytes_per_second > 0
+
+
+class Matrix:
+    """Made up: a product of it takes time by what a library is good at, of the kinds in `rates`."""
+
+    rates: dict[str, float] = {}
+    seconds = 0.0
+
+    def __init__(self, shape: tuple[int, ...], kind: str = "plain"):
+        self.shape, self.kind = shape, kind
+
+    @property
+    def T(self) -> "Matrix":  # noqa: N802
+        return Matrix(self.shape[::-1], "transposed")
+
+    def __matmul__(self, other: "Matrix") -> None:
+        kind = "flat" if self.shape[0] < self.shape[1] else "square"
+        kind = "first" if self.kind == "transposed" else "second" if other.kind == "transposed" else kind
+        Matrix.seconds += 2 * self.shape[0] * self.shape[1] * other.shape[1] / self.rates.get(kind, 1e9)
+
+    def __setitem__(self, _: object, value: object) -> None:
+        Matrix.seconds += 1.0
+
+
+@pytest.mark.parametrize("kind", ["square", "flat", "first", "second"])
+def test_the_ceiling_is_that_of_the_fastest_kind_of_product(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16 on a CPU the kinds differ by a factor of twenty: an honest step must not exceed it."""
+    monkeypatch.setattr(Matrix, "rates", {kind: 2e10})
+    monkeypatch.setattr(Matrix, "seconds", 0.0)
+    monkeypatch.setattr("exp.benchmark.ceilings.put", lambda values, place: Matrix(values.shape))
+    monkeypatch.setattr("exp.benchmark.clock.seconds", lambda: Matrix.seconds)
+    found = ceilings(Place("numpy", "cpu", "float32"), lambda: None)
+    assert found.operations_per_second == pytest.approx(2e10)
+    assert Matrix.seconds < 15  # five copies are five seconds of it
 
 
 def look(at: float, busy: float, own: float, *, stolen: float = 0.0, hertz: float | None = None) -> Look:
