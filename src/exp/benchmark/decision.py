@@ -45,7 +45,7 @@ def limited_by(step_seconds: float, arithmetic_seconds: float, traffic_seconds: 
 
     The next two are what its floating-point operations and its bytes would take at this machine's ceilings. Where neither
     explains EXPLAINED of the time, most of it goes to starting operations (Python, dispatch, kernel launches); or, where it is
-    more than that can take, to something else: functions that take many instructions a number, waiting, what is not counted.
+    more than that can take, to something else: functions of many instructions a number, a slow kernel, waiting, what is not counted.
     """
     explained = max(arithmetic_seconds, traffic_seconds)
     if explained < EXPLAINED * step_seconds:
