@@ -43,9 +43,9 @@ class NoiseFloor:
 def limited_by(step_seconds: float, arithmetic_seconds: float, traffic_seconds: float, layers: int) -> str:
     """`compute`, `memory`, `launch` or `other`: what a step of `step_seconds` is bound by.
 
-    The next two are what its floating-point operations and its bytes would take at this machine's ceilings. Where neither
+    Arithmetic and traffic are what its operations and its bytes would take at this machine's ceilings. Where neither
     explains EXPLAINED of the time, most of it goes to starting operations (Python, dispatch, kernel launches); or, where it is
-    more than that can take, to something else: functions of many instructions a number, a slow kernel, waiting, what is not counted.
+    more than that can take, to something else: functions of many instructions, a slow kernel, waiting, what is not counted.
     """
     explained = max(arithmetic_seconds, traffic_seconds)
     if explained < EXPLAINED * step_seconds:
