@@ -240,6 +240,7 @@ def test_no_worker_knows_by_which_seed_blocks_are_kept() -> None:
     assert each.experiment.config["benchmark"] == {"seed": 7}
 
 
+@pytest.mark.usefixtures("fake_clock")
 def test_losses_of_which_few_could_be_judged_are_told_of() -> None:
     size, session = timed(cheating.Honest())
     (honest,) = size.members
@@ -253,6 +254,7 @@ def test_losses_of_which_few_could_be_judged_are_told_of() -> None:
     )
 
 
+@pytest.mark.usefixtures("fake_clock")
 def test_a_method_that_got_faster_after_it_was_warm_is_told_of() -> None:
     size, session = timed(cheating.Honest())
     (honest,) = size.members
