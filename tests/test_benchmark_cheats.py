@@ -227,10 +227,13 @@ def test_a_worker_whose_parent_is_gone_says_nothing() -> None:
             return "nothing", ()
 
         def send(self, answer: Any) -> None:
+            answers.append(answer)
             raise BrokenPipeError
 
+    answers: list[Any] = []
     parent: Any = Gone()
-    serve(parent, Orders(parent))  # returns
+    serve(parent, Orders(parent))
+    assert answers == [("ok", None)]  # and no second try
 
 
 def test_no_worker_knows_by_which_seed_blocks_are_kept() -> None:

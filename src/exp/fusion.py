@@ -154,8 +154,11 @@ def _split(runs: Sequence[tuple[Experiment, Data]], members: list[int], fuse: st
 
 def _too_few(most: int, share: int, members: int) -> str:
     """Why runs are not a program that could be one."""
-    limited = most < FEWEST, share < FEWEST <= members
-    which = "fit into half of the free memory" if limited[0] else "for each worker" if limited[1] else "like it, or left"
+    which = "like it, or left"
+    if most < FEWEST:
+        which = "fit into half of the free memory"
+    elif share < FEWEST <= members:
+        which = "for each worker"
     return f"fewer than {FEWEST} {which}: one of a program is trained alone too, together they would be slower"
 
 
