@@ -90,9 +90,11 @@ def recorded(members: Sequence[Member], report: Report, work: Work, **status: An
         raise
     finally:
         report.end()
-        for folder in folders:
-            folder.release()
-    send()
+        try:
+            for folder in folders:
+                folder.release()
+        finally:
+            send()  # also when told to stop just now: a run that is over would be waited for in vain
     return folders
 
 
