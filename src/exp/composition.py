@@ -105,10 +105,11 @@ class Composer:
     """
 
     def __init__(self, loader: ConfigLoader, base: DictConfig):
+        assert isinstance(loader, ConfigLoaderImpl)  # whose own `get_group_options` copies all there is, for every question
         self._loader, self._base = loader, base
         parser = OverridesParser.create(config_loader=loader)
         self._parsed = cache(lambda override: parser.parse_overrides([override])[0])
-        self._is_group = cache(lambda key: bool(loader.get_group_options(key)))
+        self._is_group = cache(lambda key: bool(loader.repository.get_group_options(key)))
         self._whole: dict[tuple[str, ...], DictConfig] = {}
 
     def compose(self, overrides: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:

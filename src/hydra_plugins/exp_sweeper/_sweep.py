@@ -11,7 +11,7 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 
-from exp.composition import Composer, axis_parser, axis_values
+from exp.composition import Composer, axis_parser, axis_values, resolved
 from exp.config_errors import explained
 from exp.configuration import described_sweep
 from exp.errors import InputError, require, require_choice
@@ -38,15 +38,14 @@ def swept(context: HydraContext, config: DictConfig, arguments: list[str]) -> in
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
     axes = {o.get_key_element(): axis_values(o) for o in parsed if o.is_sweep_override()}
     constants = {o.get_key_element(): str(o.input_line) for o in parsed if not o.is_sweep_override()}
-    composer = Composer(loader, config)
-    base, _ = composer.compose(list(constants.values()))
+    composer, base = Composer(loader, config), resolved(config)
     chosen = described_sweep(base, arguments)
     settings = expand(chosen, axes, constants, int(base["seed"]), axis_parser(loader))
     first = [f"{key}={value}" for key, value in settings[0].values.items()]
+    own = [override for key, override in constants.items() if key.split(".")[0] != "sweep"]
     if not chosen.plan:
         with explained(arguments):  # what is wrong with all, is said of what was typed
-            composer.compose([*constants.values(), *first])
-    own = [override for key, override in constants.items() if key.split(".")[0] != "sweep"]
+            composer.compose([*own, *first])
     local = name in ("basic", "joblib", "submitit_local") or (
         name == "ray" and config.hydra.launcher.ray.init.address == "local"
     )
