@@ -23,7 +23,6 @@ from exp.report import Report
 from exp.run_folder import RunFolder, run_folders
 from exp.tasks.base import Member
 from exp.tasks.benchmark import Benchmark
-from exp.tracking.uploader import Uploader
 
 __all__ = ["here"]
 
@@ -153,21 +152,6 @@ def test_timing_begins_once_the_upload_process_is_idle(
     assert told == ["settle", "measure"][tracker == "none" :]
     said = "the upload process still computes" in capsys.readouterr().out
     assert said is (tracker == "mlflow" and not settles)
-
-
-def test_the_upload_process_says_when_it_has_done_what_it_was_told(tmp_path: Path) -> None:
-    folder = RunFolder.create(tmp_path, "numpy")
-    folder.update_status(status="FINISHED", tracking=None)
-    uploader = Uploader()
-    try:
-        uploader.send(folder.path)
-        assert not uploader.settle(at_most=0.0)
-        assert uploader.settle()
-        assert str(folder.path.absolute()) in uploader._answers
-        uploader._process.kill()
-        assert not uploader.settle()  # nobody is there: it is not waited for
-    finally:
-        uploader.close(kill=True)
 
 
 def test_runs_that_other_processes_do_are_not_timed(tmp_path: Path) -> None:

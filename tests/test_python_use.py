@@ -78,7 +78,7 @@ def test_an_upload_process_that_died_is_replaced(tmp_path: Path, monkeypatch: py
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     try:
         exp.run("method=numpy", *SHORT)
-        process = shared_uploader()._process
+        process = shared_uploader()._processes[0]._process
         os.kill(process.pid, signal.SIGKILL)
         until(lambda: process.poll() is not None)
         second = exp.run("method=numpy", "seed=1", *SHORT)

@@ -94,7 +94,8 @@ class Client:
 
 
 def _metrics(points: Mapping[str, list[Point]]) -> list[Metric]:
-    return [Metric(name, value, at, step) for name, some in points.items() for step, at, value in some]
+    """The last step first: with each that is later than those before it, MLflow renews the metric's latest value."""
+    return [Metric(name, value, at, step) for name, some in points.items() for step, at, value in reversed(some)]
 
 
 @contextmanager

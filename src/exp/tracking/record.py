@@ -87,9 +87,14 @@ class Store:
         """How many runs it pays to record together."""
         return TOGETHER if self._bulk else 1
 
+    @property
+    def by_client(self) -> bool:
+        """Whether it takes MLflow's client: a server, or a database that is new or of another version."""
+        return not (self._bulk and self._bulk.familiar)
+
     def load(self) -> None:
         """Import what will be needed, without reaching the store."""
-        if not (self._bulk and self._bulk.familiar):
+        if self.by_client:
             import exp.tracking.client  # noqa: F401
 
     def open(self) -> None:

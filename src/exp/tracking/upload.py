@@ -41,6 +41,7 @@ class Upload:
         gc.disable()  # importing makes many objects and little garbage: a tenth of the time
         with contextlib.suppress(Exception):  # said when there is something to upload
             self._store(uri).load()
+        gc.freeze()  # nor is what was imported looked through ever again
         gc.enable()
 
     def open(self, uri: str) -> None:
@@ -49,6 +50,8 @@ class Upload:
         self.answer("upload", loaded=uri)
         with contextlib.suppress(Exception):
             self._reached(uri, lambda store: store.open())
+        if self._store(uri).by_client:
+            self.answer("upload", by_client=uri)
 
     def folders(self, paths: Iterable[Path]) -> None:
         """Upload what is new in these run folders; the answer is final once a run is over."""

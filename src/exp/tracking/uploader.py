@@ -5,14 +5,14 @@ found in the runs folder by the next invocation.
 """
 
 import contextlib
+import itertools
 import json
 import os
-import select
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,76 +21,78 @@ DATABASE_PATIENCE_SECONDS = 60.0
 START_PATIENCE_SECONDS = 60.0
 SETTLING_SECONDS = 30.0
 
+CROWD = 32
+"""So many runs that wait for MLflow's client get a second process: a run takes the client a tenth of a second and more."""
+
 
 class Uploader:
-    """One upload process. Its answers are JSON lines: `{"name": folder, "run": …}` or `{"name": folder, "error": …}`."""
+    """The upload process, or two. Answers are JSON lines: `{"name": folder, "run": …}` or `{"name": folder, "error": …}`."""
 
     def __init__(self) -> None:
-        # A session of its own: Ctrl-C in the terminal is for the trainer, and what it leaves is still uploaded.
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "exp.tracking.upload"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        self._reading = threading.Lock()
-        self._buffer = b""
-        self._loading: set[str] = set()
-        self._stores: set[str] = set()
+        self._changed = threading.Condition()
+        self._stores: list[str] = []
+        self._by_client = False
         self._open: set[str] = set()
         self._answers: dict[str, dict[str, Any]] = {}
         self._waited_seconds = 0.0
+        self._processes = [_Process(self._take)]
+        self._turn = itertools.count()
 
     def open(self, uri: str) -> None:
         """Runs will be tracked at `uri`: open it while the trainer is still getting ready."""
-        if uri not in self._stores:
-            self._stores.add(uri)
-            self._loading.add(uri)
-            self._tell({"open": uri})
+        with self._changed:
+            if uri in self._stores:
+                return
+            self._stores.append(uri)
+            for process in self._processes:
+                process.open(uri)
 
     def send(self, folder: Path) -> None:
         """The folder has changed: upload what is new in it."""
-        self._open.add(str(folder.absolute()))
-        self._tell({"folder": str(folder.absolute())})
+        name = str(folder.absolute())
+        with self._changed:
+            self._open.add(name)
+            if self._by_client and len(self._open) > CROWD and len(self._processes) == 1:
+                self._processes.append(_Process(self._take))
+                for uri in self._stores:
+                    self._processes[-1].open(uri)
+            self._processes[next(self._turn) % len(self._processes)].tell({"folder": name})
 
     def send_view(self, view: dict[str, Any]) -> None:
         """Save the page that overlays a sweep's curves."""
-        self._open.add(view["sweep"])
-        self._tell({"view": view})
+        self._ask(view["sweep"], {"view": view})
 
     def recover(self, runs: Path) -> None:
         """Upload what earlier invocations with this runs folder could not."""
-        self._open.add(f"recovered {runs}")
-        self._tell({"recover": str(runs)})
+        self._ask(f"recovered {runs}", {"recover": str(runs)})
 
     def settle(self, *, at_most: float = SETTLING_SECONDS) -> bool:
-        """Wait until the process has done what it was told so far, and computes no more; False if that takes longer."""
-        name = f"settled {time.monotonic_ns()}"
-        self._open.add(name)
-        self._tell({"settle": name})
+        """Wait until all is done that was told so far, and nothing computes; False if that takes longer."""
+        names = {f"settled {time.monotonic_ns()} {number}": process for number, process in enumerate(self._processes)}
+        for name, process in names.items():
+            self._ask(name, {"settle": name}, process)
         deadline = time.monotonic() + at_most
-        with self._reading:
-            while name in self._open and (left := deadline - time.monotonic()) > 0:
-                if not self._read(left):
-                    break
-        return name not in self._open
+        with self._changed:
+            while self._lacks(names) and (left := deadline - time.monotonic()) > 0:
+                self._changed.wait(left)
+            return self._open.isdisjoint(names)
 
     def wait(self, names: Iterable[str], uri: str, *, at_most: float = DATABASE_PATIENCE_SECONDS) -> dict[str, dict[str, Any]]:
         """The last answers for these folders and views, waiting while the store works; missing: no answer in time.
 
         A server that is down or hangs is waited for 10 seconds in all, however often this is called. `at_most` are seconds.
         """
-        names = list(names)
+        names = dict.fromkeys(names)
         patience = DATABASE_PATIENCE_SECONDS if uri.startswith("sqlite") else SERVER_PATIENCE_SECONDS
         deadline = time.monotonic() + at_most
-        with self._reading:
-            while self._open & set(names):
-                started, ready = time.monotonic(), not self._loading
+        with self._changed:
+            while self._lacks(names):
+                started, ready = time.monotonic(), not any(process.loading for process in self._processes)
                 left = (patience - self._waited_seconds) if ready else START_PATIENCE_SECONDS
                 limit = min(left, deadline - started)
-                if limit <= 0 or not self._read(limit):
+                if limit <= 0:
                     break
+                self._changed.wait(limit)
                 if ready:  # importing MLflow is our own slowness, not the server's
                     self._waited_seconds += time.monotonic() - started
             answers = {name: self._answers[name] for name in names if name in self._answers and name not in self._open}
@@ -100,50 +102,92 @@ class Uploader:
 
     @property
     def alive(self) -> bool:
-        """Whether the process is still there."""
-        return self._process.poll() is None
+        """Whether every process is still there."""
+        return all(process.alive for process in self._processes)
 
     def close(self, *, kill: bool = False) -> None:
-        """No more to send. The process ends by itself, once it has uploaded what it was given; or now, by `kill`."""
+        """No more to send. The processes end by themselves, once they have uploaded what they were given; or now, by `kill`."""
+        for process in self._processes:
+            process.close(kill=kill)
+
+    def _ask(self, name: str, message: dict[str, Any], process: "_Process | None" = None) -> None:
+        with self._changed:
+            self._open.add(name)
+            (process or self._processes[0]).tell(message)
+
+    def _lacks(self, names: Iterable[str]) -> bool:
+        """Whether an answer is still to come, as far as there is somebody to give it."""
+        return not self._open.isdisjoint(names) and not any(process.ended for process in self._processes)
+
+    def _take(self, process: "_Process", answer: dict[str, Any] | None) -> None:
+        """An answer; None: the process has ended."""
+        with self._changed:
+            if answer is None:
+                process.ended = True
+            else:
+                process.loading.discard(answer.get("loaded"))
+                self._by_client |= "by_client" in answer
+                if answer.get("final", False):
+                    self._open.discard(answer["name"])
+                    self._answers[answer["name"]] = answer
+            self._changed.notify_all()
+
+
+class _Process:
+    """One process; a thread gives its answers to `take` as they come: one that is not heard stands still in the end."""
+
+    def __init__(self, take: Callable[["_Process", dict[str, Any] | None], None]):
+        # A session of its own: Ctrl-C in the terminal is for the trainer, and what it leaves is still uploaded.
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "exp.tracking.upload"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self.loading: set[str] = set()
+        self.ended = False
+        threading.Thread(target=self._listen, args=(take,), daemon=True).start()
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def open(self, uri: str) -> None:
+        self.loading.add(uri)
+        self.tell({"open": uri})
+
+    def tell(self, message: dict[str, Any]) -> None:
+        assert self._process.stdin
+        with contextlib.suppress(OSError):  # it is gone; no answer will come
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def close(self, *, kill: bool) -> None:
         if self._process.stdin:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
         if kill:
             self._process.kill()
             self._process.wait()
-        if self._process.stdout:
-            self._process.stdout.close()
         self._process.returncode = self._process.poll() or 0  # it may outlive us on purpose
 
-    def _tell(self, message: dict[str, Any]) -> None:
-        assert self._process.stdin
-        with contextlib.suppress(OSError):  # it is gone; wait() finds no answer
-            self._process.stdin.write(json.dumps(message).encode() + b"\n")
-            self._process.stdin.flush()
-
-    def _read(self, seconds: float) -> bool:
-        """Take in some answers; False if none came in time or the process is gone."""
+    def _listen(self, take: Callable[["_Process", dict[str, Any] | None], None]) -> None:
         assert self._process.stdout
-        file = self._process.stdout.fileno()
-        if not select.select([file], [], [], seconds)[0]:
-            return False
-        if not (chunk := os.read(file, 1 << 16)):
-            return False
-        *lines, self._buffer = (self._buffer + chunk).split(b"\n")
-        for line in lines:
-            answer = json.loads(line)
-            self._loading.discard(answer.get("loaded"))
-            if answer.get("final", False):
-                self._open.discard(answer["name"])
-                self._answers[answer["name"]] = answer
-        return True
+        with self._process.stdout as answers:
+            buffer = b""
+            while chunk := os.read(answers.fileno(), 1 << 16):
+                *lines, buffer = (buffer + chunk).split(b"\n")
+                for line in lines:
+                    take(self, json.loads(line))
+        take(self, None)
 
 
 _shared: Uploader | None = None
 
 
 def shared_uploader() -> Uploader:
-    """The one upload process of this process, started at the first call, and again where it died."""
+    """The one uploader of this process, started at the first call, and again where it died."""
     global _shared
     if _shared is not None and not _shared.alive:
         close_shared_uploader()
@@ -153,7 +197,7 @@ def shared_uploader() -> Uploader:
 
 
 def close_shared_uploader(*, kill: bool = False) -> None:
-    """End the shared upload process, if one was started."""
+    """End the shared uploader, if one was started."""
     global _shared
     if _shared is not None:
         _shared.close(kill=kill)
