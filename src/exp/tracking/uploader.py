@@ -179,7 +179,8 @@ class _Process:
             while chunk := os.read(answers.fileno(), 1 << 16):
                 *lines, buffer = (buffer + chunk).split(b"\n")
                 for line in lines:
-                    take(self, json.loads(line))
+                    with contextlib.suppress(json.JSONDecodeError):  # a word of some library's
+                        take(self, json.loads(line))
         take(self, None)
 
 
