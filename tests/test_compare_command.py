@@ -64,7 +64,7 @@ def test_a_condition_that_is_not_met_is_exit_code_5_and_says_where(
 ) -> None:
     monkeypatch.chdir(folder)
     assert done_here("task=compare", "compare.require=final/loss < 1e9 and failures == 0") == 0
-    capsys.readouterr()
+    assert capsys.readouterr().out.splitlines()[-1] == "met: final/loss < 1e9 and failures == 0"
     assert done_here("task=compare", "compare.require=verdict == equivalent") == 5
     assert capsys.readouterr().out.splitlines()[-1] == "unmet: verdict == equivalent: does not hold for autograd"
 

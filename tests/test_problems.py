@@ -336,10 +336,10 @@ CLASSES = {"classes": True}
 BAD_COLUMNS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "text": (column("1", "x"), {}, r"path=.*: column a holds text, 'x' in row 2; problem.features=\[…\] leaves it out"),
     "text to predict": (swapped(column("u", "v")), {}, "target=y: column y holds text, 'u' in row 1; problem.classes=true .*"),
-    "missing numbers": (column(1.0, None, 2.0, None, 3.0), {}, "path=.*: column a has 2 missing .* in row 2; .*"),
-    "missing target": (swapped(column(1.0, None, 2.0)), {}, "target=y: column y has 1 missing .* in row 2; .*"),
-    "missing label": (swapped(column(1, 2, None, 2)), CLASSES, "target=y: column y has 1 missing .* in row 3; .*"),
-    "missing text label": (swapped(column("u", None, "v")), CLASSES, "target=y: column y has 1 missing .* in row 2; .*"),
+    "missing numbers": (column(1.0, None, 2.0, None, 3.0), {}, "path=.*: column a has 2 missing .* in row 2 of data; .*"),
+    "missing target": (swapped(column(1.0, None, 2.0)), {}, "target=y: column y has 1 missing .* in row 2 of data; .*"),
+    "missing label": (swapped(column(1, 2, None, 2)), CLASSES, "target=y: column y has 1 missing .* in row 3 of data; .*"),
+    "missing text label": (swapped(column("u", None, "v")), CLASSES, "target=y: column y has 1 missing .* in row 2 of data; .*"),
     "infinite": (column(1.0, np.inf, 2.0), {}, "path=.*: column a holds inf in row 2; .*"),
     "infinite target": (swapped(column(1.0, -np.inf, 2.0)), {}, "target=y: column y holds -inf in row 2; .*"),
     "infinite label": (swapped(column(1.0, np.inf, 2.0)), CLASSES, "target=y: .*inf in row 2.*"),
@@ -371,7 +371,7 @@ def test_bad_column_of_an_npz_too(case: str, tmp_path: Path):
 
 def test_missing_number_of_an_npz_is_nan(tmp_path: Path):
     path = write_npz(tmp_path / "people.npz", {"a": np.array([1.0, np.nan, 2.0]), "y": np.arange(3.0)})
-    assert "column a has 1 missing values, the first in row 2" in message(Table(path=str(path), target="y"))
+    assert "column a has 1 missing value, the first in row 2 of data" in message(Table(path=str(path), target="y"))
 
 
 @pytest.mark.parametrize("encoded", [b"\xfcber", b"unter"])

@@ -180,7 +180,7 @@ def test_repeats_and_seeds_exclude_each_other(sweep: Sweep, axes: dict[str, list
         ({"union": [{"exclude": [5]}]}, "union.0.exclude=5: allowed: a condition"),
         ({"union": [{"grid": {"a": []}}]}, "union.0.grid.a=[]: has no values"),
         ({"exclude": ["a = 1"]}, "exclude=a = 1: cannot be read"),
-        ({"grid": {"sweep": ["x"]}}, "grid.sweep: cannot be swept; the runs of a sweep share one folder"),
+        ({"grid": {"sweep": ["x"]}}, "grid.sweep: cannot be swept: all runs of a sweep have one folder"),
         ({"grid": {"task": "train"}}, "grid.task: cannot be swept"),
         ({"grid": {"+tracker.uri": ["a"]}}, "grid.+tracker.uri: cannot be swept"),
         ({"zip": {"runs": ["a"]}}, "zip.runs: cannot be swept"),

@@ -8,6 +8,7 @@ import sys
 import traceback
 from typing import NoReturn
 
+from exp import __version__
 from exp.tracking.uploader import close_shared_uploader, shared_uploader
 
 
@@ -15,6 +16,9 @@ def main() -> None:
     """The entry point of `python -m exp` and of the console script. Exit codes stand in README."""
     gc.disable()  # until there is work: importing makes many objects and little garbage
     words = sys.argv[1:]
+    if words == ["--version"]:
+        print(f"exp {__version__}")
+        sys.exit(0)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that knows no × still gets the line

@@ -163,7 +163,7 @@ def prepared(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 TEXTS = ("compare.sweep", "compare.baseline", "compare.require", "compare.out", "repeat.run")
-LISTS = ("compare.runs", "compare.allow")
+LISTS = ("compare.runs", "compare.allow", "benchmark.peers")
 CONDITIONS = "sweep.exclude"
 DESCRIPTIONS = re.compile(r"sweep\.(grid|zip)\b")
 """Keys whose values are names, paths and conditions, or lists of them: typed without the quotes that Hydra asks for.
@@ -203,8 +203,11 @@ def names_quoted(words: list[str]) -> list[str]:
             return f"{key}=[{_text(value[1:-1] if value[0] == '[' and value[-1] == ']' else value)}]"
         if DESCRIPTIONS.match(key):
             return f"++{word}"
-        is_name = key.lstrip("+") in registry.groups() and value in registry.choices(key.lstrip("+"))
-        return f"{key}='{value}'" if is_name and value in ("nan", "inf", "true", "false", "null") else word
+        group, values = key.lstrip("+"), value.split(",")
+        names = group in registry.groups() and {*values} <= {*registry.choices(group)}
+        if names and not {*values}.isdisjoint(("nan", "inf", "true", "false", "null")):
+            return f"{key}={','.join(map(_text, values))}"
+        return word
 
     return [quoted(word) for word in words]
 

@@ -58,18 +58,29 @@ def explain(error: BaseException, overrides: list[str]) -> InputError:
         if isinstance(cause, yaml.YAMLError):
             return _bad_yaml(cause)
         if isinstance(cause, OverrideParseException):
-            return InputError(cause.override, MISSING, f"cannot be read as key=value; {HOW_TO_QUOTE}")
+            return _unreadable(cause.override)
         if isinstance(cause, MissingConfigException) and cause.missing_cfg_file:
             return _missing_choice(cause)
     text = " ".join(str(error).split())
     if ambiguous := re.search(r"Ambiguous value for argument '([^']*)'", text):
-        return InputError(ambiguous[1], MISSING, "several values are a sweep; put -m before them")
+        return InputError(ambiguous[1], MISSING, "several values are a sweep: python -m exp -m …")
     if folder := re.search(r"Additional config directory '([^']*)' not found", text):
         return InputError("--config-dir", os.path.relpath(folder[1]), "no such folder")
     for override in overrides:
         if (found := _about(override, text)) is not None:
             return found
     return InputError("configuration", MISSING, text)
+
+
+def _unreadable(override: str) -> InputError:
+    """The error for a word that is no override."""
+    if override.startswith("-"):
+        return InputError(override, MISSING, "is a flag; it belongs on the command line, before the overrides")
+    if override in registry.all_keys() or override in registry.groups():
+        return InputError(override, MISSING, f"has no value; type {override}=…")
+    if re.search(r"\w=\S*\s+\S+=", override):
+        return InputError(override, MISSING, "cannot be read as key=value; every override is a word, or text, of its own")
+    return InputError(override, MISSING, f"cannot be read as key=value; {HOW_TO_QUOTE}")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -107,7 +118,9 @@ def _about(override: str, text: str) -> InputError | None:
         return InputError(override, MISSING, "cannot be read as key=value") if not key else None
     about = rf"override '{re.escape(key)}'|Key '{re.escape(key)}'|'{re.escape(key)}[=@]|for {re.escape(key)}\b"
     if not re.search(rf"{about}|delete from config.*'{re.escape(key)}'", text):
-        return None
+        if text.removeprefix("Error merging override ").lstrip("+") != override.lstrip("+"):
+            return None
+        return InputError(key, override.partition("=")[2], "is of another kind than what is there; --cfg job shows it")
     if parsed.is_add():
         return InputError(override, MISSING, f"is there already; leave the + out: {override.lstrip('+')}")
     if parsed.is_delete():
@@ -135,8 +148,8 @@ def _no_such_key(key: str, value: str) -> InputError:
     ordered = sorted(nearest(key, registry.all_keys()), key=rank)
     best = ordered[0]
     best_group, _, best_end = best.rpartition(".")
-    pair = (end, best_end) if best_group == group else (key, best)
-    alike = best_end == end or ((best_group or not group) and SequenceMatcher(None, *pair).ratio() >= ALIKE)
+    pair = (end.lower(), best_end) if best_group == group else (key.lower(), best)
+    alike = best_end == end.lower() or ((best_group or not group) and SequenceMatcher(None, *pair).ratio() >= ALIKE)
     use = f"use {best}={value}" if value and alike else "--help lists the groups, --cfg job the keys"
     return InputError(key, value or MISSING, f"no such key; nearest: {listed(ordered[:3])}; {use}")
 

@@ -212,7 +212,9 @@ def _typed_anew(group: str, schema: type, values: dict[Any, Any]) -> dict[str, A
         try:
             typed[key] = value
         except (ValidationError, ConfigKeyError):
-            raise InputError(f"{prefix}{key}", value, f"allowed: {in_words(schema, str(key))}") from None
+            whole = isinstance(value, float) and value.is_integer() and int in set(leaf_types(schema, str(key)))
+            write = f"; write {int(value)}" if whole else ""
+            raise InputError(f"{prefix}{key}", value, f"allowed: {in_words(schema, str(key))}{write}") from None
         nested = isinstance(value, list) and any(isinstance(element, dict | list) for element in value)
         if nested and Any not in set(leaf_types(schema, str(key))):
             raise InputError(f"{prefix}{key}", value, f"allowed: {in_words(schema, str(key))}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from exp.composition import compose, require_single
 from exp.configuration import instantiate
 from exp.errors import InputError, within
+from exp.experiment import Experiment
 from exp.problems import Data
 from exp.recorded import Run
 from exp.report import Silence
@@ -20,13 +21,7 @@ atexit.register(close_shared_uploader)  # it is kept for the next run, and ends 
 
 def run(*overrides: str, config_dir: str | Path | None = None) -> Run:
     """See `exp.run`."""
-    if not all(isinstance(override, str) for override in overrides):
-        raise TypeError("overrides are texts: run('method=numpy', 'training.steps=50')")
-    config, choices, typed = compose(list(overrides), config_dir)
-    require_single(typed, config, choices)
-    experiment, task = instantiate(config, choices, typed)
-    if not isinstance(task, Train):
-        raise InputError("task", type(task).__name__.lower(), "run() trains; leave the task out")
+    experiment, task = _prepared(overrides, config_dir)
     data = experiment.check()
     mark_killed(experiment.runs)
     folder = task.record(experiment, data, Silence())
@@ -41,6 +36,18 @@ def run(*overrides: str, config_dir: str | Path | None = None) -> Run:
 
 def data(*overrides: str, config_dir: str | Path | None = None) -> Data:
     """See `exp.data`."""
-    experiment, _ = instantiate(*compose(list(overrides), config_dir))
+    experiment, _ = _prepared(overrides, config_dir)
     with within("problem"):
         return experiment.problem.load()
+
+
+def _prepared(overrides: tuple[str, ...], config_dir: str | Path | None) -> tuple[Experiment, Train]:
+    """One training run. Raises `InputError` for what is more, or another task."""
+    if not all(isinstance(override, str) for override in overrides):
+        raise TypeError("overrides are texts: run('method=numpy', 'training.steps=50')")
+    config, choices, typed = compose(list(overrides), config_dir)
+    require_single(typed, config, choices)
+    experiment, task = instantiate(config, choices, typed)
+    if not isinstance(task, Train):
+        raise InputError("task", choices["task"], "from Python one run is trained; leave the task out, or python -m exp …")
+    return experiment, task

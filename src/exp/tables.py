@@ -58,7 +58,8 @@ class Column:
     def _require_complete(self, key: str, typed: str) -> None:
         if self.missing.any():
             row, count = int(np.argmax(self.missing)) + 1, int(self.missing.sum())
-            problem = f"column {self.name} has {count} missing values, the first in row {row}; fill them or drop those rows"
+            values = f"{count} missing value{'s' * (count > 1)}"
+            problem = f"column {self.name} has {values}, the first in row {row} of data; fill them or drop those rows"
             raise InputError(key, typed, problem)
 
 

@@ -121,14 +121,18 @@ def baseline_of(found: Sequence[Row], asked: str | None) -> Row:
             return row
         if len(end) >= 4 and any(folder.endswith(f"-{end}") for folder in folders):
             return row
-    if words := [word.partition("=") for word in asked.replace(",", " ").split()]:
-        fitting = [row for row in found if all(equals and _fits(row, key, value) for key, equals, value in words)]
-        if fitting:
-            return next((row for row in fitting if row.n), fitting[0])
+    if fitting := fitting_rows(found, asked):
+        return next((row for row in fitting if row.n), fitting[0])
     words_of_rows = dict.fromkeys(f"{key}={value}" for row in found for key, value in row.factors.items())
     known = [*words_of_rows, *(row.setting for row in found)]
     problem = f"none of the compared runs; choose {listed(nearest(asked, dict.fromkeys(known))[:3])}, or a run folder"
     raise InputError("baseline", asked, problem)
+
+
+def fitting_rows(found: Sequence[Row], asked: str) -> list[Row]:
+    """The rows of which each `factor=value` word of `asked` holds."""
+    words = [word.partition("=") for word in asked.replace(",", " ").split()]
+    return [row for row in found if words and all(equals and _fits(row, key, value) for key, equals, value in words)]
 
 
 def _fits(row: Row, key: str, value: str) -> bool:

@@ -63,7 +63,7 @@ class Sweep:
     plan: bool = False
     """Show the plan and stop."""
     rerun: str = "failed"
-    """What runs again: missing: nothing that ran; failed: what failed; all: everything."""
+    """What runs again: missing: what never ended; failed: what failed too; all: everything."""
     fail_fast: bool = False
     """Stop at the first failure."""
     fuse: str = "auto"
@@ -103,7 +103,8 @@ def require_sweepable(shown: str, key: str) -> None:
     if re.match(r"sweep\.(grid|zip)\.", bare):
         raise InputError(shown, MISSING, "takes its values in brackets, such as [1e-7,2e-7]")
     if re.split(r"[./@]", bare)[0] in SHARED:
-        raise InputError(shown, MISSING, "cannot be swept; the runs of a sweep share one folder, one tracker and one task")
+        problem = "cannot be swept: all runs of a sweep have one folder, tracker, task and description, and are named by it"
+        raise InputError(shown, MISSING, f"{problem}; give it one value")
 
 
 def expand(

@@ -9,6 +9,7 @@ from exp.comparison.differences import require_allowed, require_kinds
 from exp.comparison.files import write
 from exp.comparison.report import compared
 from exp.comparison.selection import Selection, selected
+from exp.comparison.table import fitting_rows
 from exp.comparison.watch import watch
 from exp.errors import within
 from exp.experiment import Experiment
@@ -63,7 +64,9 @@ class Compare(Task):
         if comparison.pair:
             report.table(*comparison.pair)
         require_allowed(comparison.differences, self.allow)
-        report.say(f"relative to {comparison.baseline.setting}:")
+        several = len(fitting_rows(comparison.rows, self.baseline)) if self.baseline else 0
+        which = f", the first of {several} settings with {self.baseline}" if several > 1 else ""
+        report.say(f"relative to {comparison.baseline.setting}{which}:")
         names, rows = comparison.table
         report.table(names, rows[:MOST_PRINTED])
         if len(rows) > MOST_PRINTED:
@@ -78,6 +81,8 @@ class Compare(Task):
         if unmet:
             report.say(f"unmet: {self.require}: does not hold for {', '.join(unmet[:5])}{' …' * (len(unmet) > 5)}")
             return UNMET
+        if self.require is not None:
+            report.say(f"met: {self.require}")
         return 0
 
 
