@@ -10,7 +10,7 @@ import cases
 import numpy as np
 import pytest
 import torch
-from cases import METHODS, OPTIMIZERS, case, judged
+from cases import METHODS, OPTIMIZERS, WIDTHS, case, judged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +21,8 @@ from exp.configuration import instantiate
 from exp.judgement import judged as judged_experiment
 from exp.losses import SquaredError
 from exp.methods.manual import NumPy
+from exp.seeds import generator
+from exp.state import State
 from exp.verification.comparison import (
     BEATS,
     Comparison,
@@ -32,9 +34,13 @@ from exp.verification.comparison import (
     same_states,
 )
 from exp.verification.envelope import Envelope, near_kink
+from exp.verification.judge import At
 from exp.verification.probes import probes
+from exp.verification.reference import exact
 from exp.verification.single_step import judge_step
-from exp.verification.tolerance import FACTOR, Arithmetic, Uniform
+from exp.verification.subject import empty
+from exp.verification.tolerance import DRAWS, FACTOR, Arithmetic, Uniform
+from exp.verification.update import judge_update
 from exp.verification.verdict import Finding, Verdict, concluded
 
 # One tensor
@@ -447,6 +453,82 @@ def test_what_shows_only_in_size_is_seen(method: Any, beat: str, batch_size: int
     assert found.verdict == "different"
     assert found.first is not None
     assert found.first.beat == beat, found.line
+
+
+@dataclass(kw_only=True)
+class SizeOfTheFirstBatch(NumPy):
+    """Every batch is weighted as if it were of the first one's size."""
+
+    def transition(self, state: Any, x: Any, y: Any) -> Any:
+        self.first = getattr(self, "first", len(x))
+        return super().transition(state, x[:1], y[:1]) if len(x) < self.first else super().transition(state, x, y)
+
+
+@dataclass(kw_only=True)
+class StaleRows(NumPy):
+    """Chunks of `chunk` steps, whose rows are those of the first chunk: of a block, or (`kept`) of all that were ever done."""
+
+    chunk: int
+    kept: bool
+
+    def steps(self, x: Any, y: Any, block: Any, place: Any) -> Any:
+        if block.rows is None or block.steps < self.chunk:
+            return super().steps(x, y, block, place)
+        self.buffer = getattr(self, "buffer", block.rows[: self.chunk]) if self.kept else block.rows[: self.chunk]
+        repeated = np.concatenate([self.buffer] * -(-block.steps // self.chunk))[: block.steps]
+        return super().steps(x, y, replace(block, rows=repeated), place)
+
+
+@pytest.mark.parametrize("ragged", [3, 19, 20, 22, 23])
+def test_a_ragged_batch_is_smaller_than_others_in_a_chain_too(ragged: int) -> None:
+    asked = replace(case(SizeOfTheFirstBatch(), loss="mean_squared_error", batch_size=24), samples=48 + ragged)
+    found, _ = judged(asked)
+    assert found.verdict == "different" and found.first is not None and found.first.probe == "chain", found.line
+    assert judged(replace(asked, subject=replace(asked.subject, method=NumPy())))[0].verdict == "equivalent"
+
+
+@pytest.mark.parametrize(("chunk", "kept", "probe"), [(10, False, "long block"), (2, False, "long block"), (2, True, "block")])
+def test_a_buffer_of_rows_that_is_not_filled_again_is_seen(chunk: int, kept: bool, probe: str) -> None:
+    found, _ = judged(replace(case(StaleRows(chunk=chunk, kept=kept)), samples=64))
+    assert found.verdict == "different" and found.first is not None, found.line
+    assert (found.first.beat, found.first.probe) == ("batches", probe), found.line
+
+
+@dataclass(kw_only=True)
+class FewPredictions(NumPy):
+    """Predictions lie in a buffer of 64 rows."""
+
+    def predict(self, x: Any) -> Any:
+        return np.resize(super().predict(x[:64]), (len(x), WIDTHS[-1]))
+
+
+def test_predictions_of_as_many_rows_as_there_are_are_judged() -> None:
+    """An evaluation asks for them."""
+    size = ["problem.samples=90", f"problem.inputs={WIDTHS[0]}", f"problem.outputs={WIDTHS[-1]}", "training.batch_size=7"]
+    experiment, _ = instantiate(*compose(["method=numpy", "training.steps=5", *size]))
+    data = experiment.check()
+    assert judged_experiment(experiment, data, "cpu").verdict == "equivalent"
+    experiment.method = FewPredictions()
+    found = judged_experiment(experiment, data, "cpu")
+    assert found.verdict == "different" and found.first is not None
+    assert (found.first.beat, found.first.probe) == ("forward", "all rows"), found.line
+
+
+@pytest.mark.parametrize("size", [1e17, 4e18, 2e19, 1e21])
+def test_a_square_that_may_overflow_on_the_way_decides_nothing(size: float) -> None:
+    """(1 − β₂) g² may be in range where g² is not: how a method multiplies the three is its own affair."""
+    asked = case(NumPy(), optimizer="adam")
+    judge = asked.judge(generator(0, "verification"))
+    before = State({"layer1.weight": np.ones((2, 3), np.float32)}, {}, np.array(0, np.int64))
+    before = before._replace(slots=empty(asked.subject.optimizer, before.params))
+    grads = [{"layer1.weight": exact(np.full((2, 3), size))}] * (1 + DRAWS)
+    with np.errstate(over="ignore"):
+        squares = np.full((2, 3), size, np.float32) ** 2 * np.float32(0.001)
+    slots = {"exp_avg": {"layer1.weight": np.full((2, 3), 0.1 * size, np.float32)}, "exp_avg_sq": {"layer1.weight": squares}}
+    after = State({"layer1.weight": np.full((2, 3), 1 - 1e-3, np.float32)}, slots, np.array(1, np.int64))
+    judge_update(judge, At("probe"), replace(asked.subject.optimizer, weight_decay=0.0), before, after, grads)
+    assert not judge.wrong, judge.wrong[0]
+    assert any(entry.tensor.startswith("exp_avg_sq") for entry in judge.judged) is (size < 1e19)
 
 
 def test_right_long_blocks_in_other_bits_are_right() -> None:

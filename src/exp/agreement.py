@@ -14,8 +14,11 @@ FLIPPED = 0.05
 """So much of an update may differ in norm, but in float64: a row that another order of summing puts on the other side of
 ReLU's kink, or an entry of Adam's whose gradient is rounding, moves by all it can. A wrong rate, batch or weight moves all."""
 
+TYPICAL = 5e-3
+"""So much of an update may differ in the median of its elements, which a few rows and entries do not move; in float32."""
+
 DOUBLE = 1e-9
-"""The same in float64, where no row is as near to a kink."""
+"""Both in float64, where no row is as near to a kink."""
 
 EARLY = 10
 """Steps in which momentum, averages and later batches show, and roundings have not grown yet."""
@@ -23,15 +26,18 @@ EARLY = 10
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far a run in a program was from the same run alone, relative: `loss` and `update` of the first step, and the
-    `early` losses, of the first EARLY steps, say whether it `agrees`; `largest` of all losses and its step, which carry the
-    roundings of all steps before, are told, not judged. `early` is infinite where one blew up in these steps and the other
-    did not.
+    """How far a run in a program was from the same run alone, relative. `loss` and `update` of the first step (in norm, and
+    `typical` in the median of the elements), the `early` losses, of the first EARLY steps and of evaluations before the last of
+    them, and the `outputs` of the program and of its exported state, at the end, say whether it `agrees`; `largest` of all
+    losses and its step, which carry the roundings of all steps before, are told, not judged. `early` is infinite where one blew
+    up in these steps and the other did not.
     """
 
     loss: float
     update: float
+    typical: float
     early: float
+    outputs: float
     largest: float
     at_step: int
     steps: int
@@ -41,17 +47,20 @@ class Agreement:
         return asdict(self)
 
     def __str__(self) -> str:
-        first = f"loss of the first step off by {self.loss:.1e}, its update by {self.update:.1e}"
-        return f"{first}, the first {EARLY} losses by {self.early:.1e}"
+        update = f"its update by {self.update:.1e} (median {self.typical:.1e})"
+        later = f"the first {EARLY} losses by {self.early:.1e}, the outputs of its last state by {self.outputs:.1e}"
+        return f"loss of the first step off by {self.loss:.1e}, {update}, {later}"
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One of the two: its state before and after the first step, and its curve."""
+    """One of the two: its state before and after the first step, its curve, and its `outputs`, (N, outputs), in the state in
+    which the program ended."""
 
     initial: State
     first_step: State
     curve: Curve
+    outputs: np.ndarray
 
 
 def compared(together: Seen, alone: Seen, arithmetic: Arithmetic, terms: int) -> Agreement:
@@ -63,17 +72,23 @@ def compared(together: Seen, alone: Seen, arithmetic: Arithmetic, terms: int) ->
     scale = np.maximum(np.abs(other[:steps]), np.finfo(np.float64).tiny)
     differences = np.abs(one[:steps] - other[:steps]) / scale
     loss = float(differences[0]) if steps else float(len(one) != len(other))
-    early = inf if _ends_apart(together.curve, alone.curve) else float(differences[:EARLY].max(initial=0.0))
-    near = DOUBLE if arithmetic.dtype == "float64" else FLIPPED
+    early = max(differences[:EARLY].max(initial=0.0), *_evaluations(together.curve, alone.curve))
+    early = inf if _ends_apart(together.curve, alone.curve) else float(early)
+    double = arithmetic.dtype == "float64"
+    near, middle = (DOUBLE, DOUBLE) if double else (FLIPPED, FLIPPED if arithmetic.coarse else TYPICAL)
     update = max(_difference(together, alone, name, arithmetic.storage) for name in alone.initial.params)
+    typical = _median(together, alone, arithmetic.storage)
+    outputs = _apart(together.outputs, alone.outputs)
     return Agreement(
         loss=loss,
         update=update,
+        typical=typical,
         early=early,
+        outputs=outputs,
         largest=float(differences.max(initial=0.0)),
         at_step=int(differences.argmax()) if steps else 0,
         steps=steps,
-        agrees=loss <= rounding and max(update, early) <= near,
+        agrees=loss <= rounding and max(update, early, outputs) <= near and typical <= middle,
     )
 
 
@@ -85,6 +100,35 @@ def _ends_apart(one: Curve, other: Curve) -> bool:
     """
     ends = sorted(inf if curve.blew_up_at_step is None else curve.blew_up_at_step for curve in (one, other))
     return ends[0] < EARLY and ends[1] > ends[0] + 1
+
+
+def _evaluations(one: Curve, other: Curve) -> list[float]:
+    """How far the losses of early evaluations are apart, relative; the first is of the initial weights."""
+    pairs = zip(one.valid_step, one.valid.get("loss", ()), other.valid.get("loss", ()), strict=False)
+    early = [(mine, right) for step, mine, right in pairs if step < EARLY]
+    return [0.0, *(abs(mine - right) / max(abs(right), float(np.finfo(np.float64).tiny)) for mine, right in early)]
+
+
+def _apart(one: np.ndarray, other: np.ndarray) -> float:
+    """‖p − q‖ / ‖q‖; infinite where not the same of them are finite."""
+    finite = np.isfinite(other)
+    if one.shape != other.shape or not np.array_equal(np.isfinite(one), finite):
+        return inf
+    size = float(np.linalg.norm(other[finite]))
+    return float(np.linalg.norm(one[finite] - other[finite])) / size if size else float(np.any(one[finite]))
+
+
+def _median(together: Seen, alone: Seen, unit: float) -> float:
+    """The median of |p − q| beyond the rounding of what is stored, by |q − p₀|, over all elements that move."""
+    ratios = []
+    for name, initial in alone.initial.params.items():
+        found, right = together.first_step.params[name], alone.first_step.params[name]
+        with np.errstate(all="ignore"):
+            beyond = np.maximum(np.abs(found - right) - 2 * unit * np.abs(initial), 0.0)
+            ratio = beyond / np.abs(right - initial)
+        ratios.append(ratio[np.isfinite(ratio)])
+    every = np.concatenate(ratios)
+    return float(np.median(every)) if every.size else 0.0
 
 
 def _difference(together: Seen, alone: Seen, name: str, unit: float) -> float:

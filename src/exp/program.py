@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from exp.arrays import Place
+from exp.arrays import Place, get, put
 from exp.curve import Curve
 from exp.devices import Device
 from exp.experiment import Experiment
@@ -16,6 +16,10 @@ from exp.state import State, stack_states
 
 if TYPE_CHECKING:
     from exp.agreement import Agreement
+
+
+OUTPUTS = 64
+"""Rows of which the outputs of a program and of its exported weights are compared."""
 
 
 class Program:
@@ -62,10 +66,16 @@ class Program:
         alone.start(device)
         *_, (single,) = alone.train()
         initial, experiment = self.initial[run], self.experiments[run]
+        inputs = put(self.data[run].train.inputs[:OUTPUTS], self.place)
+        ended = replace(alone.method)
+        optimizer = experiment.optimizer
+        ended.start(
+            Formulas(experiment.network, experiment.loss, optimizer, optimizer.constants()), self.export()[run], self.place
+        )
         terms = sum(sum(array.shape) for array in initial.params.values()) + len(self.data[run].train.inputs)
         return compared(
-            Seen(initial, self.first_step[run], curve),
-            Seen(initial, alone.first_step[0], single),
+            Seen(initial, self.first_step[run], curve, get(self.method.predict(inputs))[run]),
+            Seen(initial, alone.first_step[0], single, get(ended.predict(inputs))),
             Arithmetic(experiment.precision.name, experiment.precision.dtype),
             terms,
         )

@@ -1,4 +1,4 @@
-"""The steps of a chain once more, as one block: bit for bit the single ones, or within what rounding makes of them."""
+"""The steps of a chain once more, as a block or two: bit for bit the single ones, or within what rounding makes of them."""
 
 from math import inf
 from typing import Any
@@ -24,16 +24,18 @@ MOST_OPERATIONS = 3e11
 """Of a reference that runs freely: the steps after those are not judged by it."""
 
 
-def judge_block(judge: Judge, chain: Chain, single: np.ndarray, last: State) -> None:
-    """The steps of a chain as one block: its losses, (steps,), are the `single` ones, and its state is `last`.
+def judge_block(judge: Judge, chain: Chain, single: np.ndarray, last: State, *, blocks: int = 1) -> None:
+    """The steps of a chain as so many blocks: their losses, (steps,), are the `single` ones, and the state is `last`.
 
     A method may round otherwise in a block, as a compiled loop does: see `_judge_rounded`.
     """
-    subject, steps = judge.subject, len(chain.plan)
+    subject = judge.subject
     method = subject.start(chain.state, chain.optimizer)
-    rows = [batch for batch in chain.plan if batch is not None]
-    block = Block(0, steps, np.stack(rows) if rows else None)
-    judge_losses(judge, chain, single, last, subject.steps(method, subject.put(chain.x), subject.put(chain.y), block), method)
+    x, y, losses = subject.put(chain.x), subject.put(chain.y), []
+    for steps in np.split(np.arange(len(chain.plan)), blocks):
+        rows = [chain.plan[step] for step in steps if chain.plan[step] is not None]
+        losses.append(subject.steps(method, x, y, Block(int(steps[0]), len(steps), np.stack(rows) if rows else None)))
+    judge_losses(judge, chain, single, last, np.concatenate(losses), method)
 
 
 def judge_losses(judge: Judge, chain: Chain, single: np.ndarray, last: State, losses: np.ndarray, method: Method) -> int:

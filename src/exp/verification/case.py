@@ -75,9 +75,14 @@ def judge_method(case: Case, judge: Judge) -> None:
 
 
 def judge_chain(case: Case, judge: Judge) -> None:
-    """Steps from a conditioned state, in batches as configured, a ragged one among them; those of one size as a block too."""
+    """Steps from a conditioned state, in batches as configured, a ragged one among them; then steps of one size, as blocks too.
+
+    No two batches of a block are the same, and one method does two blocks: what is filled once and not again is seen.
+    """
     subject, rows, batched = case.subject, case.shape.rows, case.batch_size is not None
-    ragged = min(case.ragged or rows // 2, rows)
+    if case.ragged >= rows:  # a ragged batch is smaller than the others, here too
+        rows = min(case.ragged + 1, case.shape.whole)
+    ragged = min(case.ragged or rows // 2, rows - 1)
     probe = signed(replace(case.shape, rows=2 * rows + ragged) if batched else case.shape, judge.generator)
     params = {name: subject.cast(value) for name, value in probe.params.items()}
     optimizer = visible(subject.optimizer, params, judge.gradient(params, probe.x, probe.y))
@@ -85,11 +90,14 @@ def judge_chain(case: Case, judge: Judge) -> None:
     plan = _batches(probe, rows, judge.generator) if batched else [None] * CHAIN_STEPS
     chain = Chain("chain", optimizer, start, subject.cast(probe.x), subject.cast(probe.y), plan)
     judge_steps(judge, chain, range(len(plan)))
-    block = replace(chain, name="block", plan=[batch for batch in plan if batch is None or len(batch) == rows])
-    judge_block(judge, block, *judge_steps(judge, block, ()))
+
+    def batches(steps: int) -> list[np.ndarray | None]:
+        return [judge.generator.permutation(len(probe.x))[:rows] if batched else None for _ in range(steps)]
+
+    block = replace(chain, name="block", plan=batches(CHAIN_STEPS))
+    judge_block(judge, block, *judge_steps(judge, block, ()), blocks=2)
     slower = replace(optimizer, lr=optimizer.lr / 2 ** ceil(log2(LONGEST_BLOCK)))  # as far in all as one step before
-    cycle = [*block.plan[:2]] * LONGEST_BLOCK
-    long = replace(chain, name="long block", optimizer=slower, plan=cycle[:LONGEST_BLOCK])
+    long = replace(chain, name="long block", optimizer=slower, plan=batches(LONGEST_BLOCK))
     judge_block(judge, long, *judge_steps(judge, long, range(LONGEST_BLOCK - 1, 0, -LONGEST_BLOCK // 3)))
 
 

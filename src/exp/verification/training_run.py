@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from exp.arrays import get
 from exp.seeds import generator
 from exp.state import State
 from exp.training import Training
@@ -38,10 +39,23 @@ def judge_training(
     steps, compared = (int(max(3, most / operations)) for most in (OPERATIONS, REFERENCE_OPERATIONS))
     plan = [batch for _, batch in zip(range(min(total, steps)), training.batches(samples), strict=False)]
     chain = Chain("training", subject.optimizer, state, subject.cast(inputs), subject.cast(targets), plan, conditioned=False)
-    looked_at = [step for step in LOOKED_AT if step < len(plan)][: max(2, int(JUDGED_OPERATIONS / operations))]
+    ragged = [samples // case.batch_size] if case.batch_size and case.ragged else []
+    every = [step for step in sorted({*LOOKED_AT, *ragged}) if step < len(plan)]
+    looked_at = every[: max(2, int(JUDGED_OPERATIONS / operations))]
     losses, _ = judge_steps(judge, chain, looked_at)
+    if case.batch_size is not None:
+        _judge_prediction(judge, chain, int(min(samples, JUDGED_OPERATIONS / operations * case.batch_size)))
     judge_plan(judge, training, samples)
     return _free_running(judge, chain, losses[: min(compared, REFERENCE_STEPS)])
+
+
+def _judge_prediction(judge: Judge, chain: Chain, rows: int) -> None:
+    """The outputs of many rows at once, as an evaluation asks for them; their number is no batch's."""
+    start = judge.subject.rounded(chain.state)
+    if (right := judge.right(start.params, chain.x[:rows], chain.y[:rows])) is not None:
+        output = get(judge.subject.start(chain.state, chain.optimizer).predict(judge.subject.put(chain.x[:rows])))
+        at = At("all rows", decides=not judge.arithmetic.coarse)
+        judge.compare(at, right.envelope, {right.envelope.output: output})
 
 
 def _free_running(judge: Judge, chain: Chain, losses: np.ndarray) -> dict[str, Any]:

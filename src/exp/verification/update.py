@@ -39,7 +39,7 @@ def judge_update(
         slots = [State({}, result.slots, result.count).named() for result in results]
         _compare(judge, at, optimizer, slots, start, after, by_element=own)
         # Where squares of gradients overflow, what a division by them gives is no question of rounding.
-        decides = all(bool((value.abs() < judge.arithmetic.largest).all()) for value in slots[0].values())
+        decides = all(_in_range(judge, optimizer, *slot) for slot in slots[0].items())
         if all(np.isfinite(value).all() for arrays in after.slots.values() for value in arrays.values()):
             end = after.map(exact)
             ends = [end, *(_noisy_slots(judge, optimizer, end) for _ in range(DRAWS))]
@@ -75,8 +75,14 @@ def _compare(
     for name, value in right.items():
         added = old[name].abs().maximum(value.abs()).maximum((value - old[name]).abs())
         most = allowed.allowed(name, floor=not by_element).maximum(2 * judge.arithmetic.storage * added)
-        if bool((value.abs() < judge.arithmetic.largest).all()):
+        if _in_range(judge, optimizer, name, value):
             judge.add(at, "update", name, compare(new[name], value, most))
+
+
+def _in_range(judge: Judge, optimizer: Any, name: str, value: Tensor) -> bool:
+    """Whether no correct method overflows on the way: the square of a gradient is (1 − β₂)⁻¹ times its share of the average."""
+    share = 1 - optimizer.betas[1] if name.startswith("exp_avg_sq/") else 1.0
+    return bool((value.abs() < share * judge.arithmetic.largest).all())
 
 
 def _blamed(optimizer: Any, before: State, after: State, entries: list[Judged]) -> list[Judged]:
