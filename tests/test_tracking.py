@@ -156,6 +156,18 @@ def test_the_next_invocation_uploads_what_is_missing(outage: SimpleNamespace) ->
     assert_in_mlflow(outage.server.uri, outage.missed)
 
 
+def test_what_waits_for_a_store_that_is_down_is_waited_for_by_nobody_else(used_folder: Path) -> None:
+    uri = f"http://127.0.0.1:{free_port()}"
+    assert "not in MLflow yet" in exp("method=numpy", "training.steps=2", f"tracker.uri={uri}", cwd=used_folder).stdout
+    (missed,) = run_folders(used_folder / "runs")
+    done = short(used_folder)
+    said = f"an earlier run has not reached {uri} yet, which is tried again now; to give up, delete runs/{missed.path.name}"
+    assert said in done.stdout.splitlines() and done.stderr == "", done.stdout
+    assert "see the curve" in done.stdout.splitlines()[-1]
+    shutil.rmtree(missed.path)
+    assert "earlier" not in short(used_folder).stdout
+
+
 def test_a_run_through_http_reads_back_right(outage: SimpleNamespace) -> None:
     uri = outage.server.uri
     assert_in_mlflow(uri, outage.seen)

@@ -33,19 +33,22 @@ def follow_up(experiment: Experiment, folders: list[RunFolder], view: dict[str, 
     runs = Path(experiment.runs).absolute()
     if view:
         uploader.send_view(view)
-    uploader.recover(runs)
+    uploader.recover(runs, address["uri"])
     names = [str(folder.path.absolute()) for folder in folders] + ([view["sweep"]] if view else [])
     answers = uploader.wait(names, address["uri"], at_most=DATABASE_PATIENCE_SECONDS + RUN_PATIENCE_SECONDS * len(names))
     answers |= uploader.wait([f"recovered {runs}"], address["uri"], at_most=RECOVERY_PATIENCE_SECONDS)
     errors = [answers.get(name, {}).get("error", None if name in answers else "no answer in time") for name in names]
     errors = [error for error in errors if error]
     lines = [f"recorded in {where}"]
-    recovered = answers.get(f"recovered {runs}", {}).get("uploaded", [])
-    if missing := [path for path in recovered if path not in names]:
+    recovered = answers.get(f"recovered {runs}", {})
+    if missing := [path for path in recovered.get("uploaded", ()) if path not in names]:
         lines[0] += f"; uploaded {len(missing)} of earlier runs"
-    if failed := [why for path, why in answers.get(f"recovered {runs}", {}).get("failed", ()) if path not in names]:
+    if failed := [why for path, why in recovered.get("failed", ()) if path not in names]:
         which = f"{len(failed)} earlier runs are" if len(failed) > 1 else "an earlier run is"
         lines[0] += f"; {which} still not uploaded" + ("" if failed[0] in errors else f" ({failed[0]})")
+    for uri, count, path in recovered.get("waiting", ()):
+        which = f"{count} earlier runs have" if count > 1 else "an earlier run has"
+        lines.append(f"{which} not reached {uri} yet, which is tried again now; to give up, delete {os.path.relpath(path)}")
     if errors:
         return [*lines, f"not in MLflow yet ({errors[0]}); the next python -m exp with this runs folder uploads it"]
     if view:

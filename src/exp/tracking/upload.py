@@ -13,6 +13,7 @@ import re
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -76,21 +77,25 @@ class Upload:
         with contextlib.suppress(Exception):  # only makes reading faster, and nobody waits for it
             self._reached(view["uri"], lambda store: store.analyze())
 
-    def recover(self, runs: Path) -> None:
-        """Upload what is missing of runs that are over and that nobody else looks after."""
+    def recover(self, runs: Path, address: str) -> None:
+        """Upload what is missing of runs that are over and that nobody else looks after: first what belongs into the store at
+        `address`, then, when that has been answered, what waits for others, which may be down."""
         missing: dict[str, list[RunFolder]] = {}
         for folder in [*run_folders(runs), *run_folders(runs / SWEEPS)]:
             status = folder.status()
             if status.get("tracking") and not is_complete(folder.read_json("tracking.json"), status) and not folder.alive:
                 missing.setdefault(status["tracking"]["uri"], []).append(folder)
         uploaded, failed = [], []
+        own = missing.pop(address, [])
+        for run, folder in zip(self._recorded(address, own), own, strict=True):
+            if "error" in run:
+                failed.append([str(folder.path), run["error"]])
+            else:
+                uploaded.append(str(folder.path))
+        waiting = [[uri, len(folders), str(folders[0].path)] for uri, folders in missing.items()]
+        self.answer(f"recovered {runs}", final=True, uploaded=uploaded, failed=failed, waiting=waiting)
         for uri, folders in missing.items():
-            for run, folder in zip(self._recorded(uri, folders), folders, strict=True):
-                if "error" in run:
-                    failed.append([str(folder.path), run["error"]])
-                else:
-                    uploaded.append(str(folder.path))
-        self.answer(f"recovered {runs}", final=True, uploaded=uploaded, failed=failed)
+            deque(self._recorded(uri, folders), maxlen=0)
 
     def answer(self, name: str, **answer: Any) -> None:
         with contextlib.suppress(OSError):  # the trainer is gone; the work goes on
@@ -164,7 +169,7 @@ def main() -> None:
             if "view" in message:
                 upload.view(message["view"])
             elif "recover" in message:
-                upload.recover(Path(message["recover"]))
+                upload.recover(Path(message["recover"]), message["uri"])
             elif "settle" in message:
                 upload.answer(message["settle"], final=True)
     for path in map(Path, seen):  # a trainer that was killed left some of these RUNNING

@@ -62,9 +62,9 @@ class Uploader:
         """Save the page that overlays a sweep's curves."""
         self._ask(view["sweep"], {"view": view})
 
-    def recover(self, runs: Path) -> None:
-        """Upload what earlier invocations with this runs folder could not."""
-        self._ask(f"recovered {runs}", {"recover": str(runs)})
+    def recover(self, runs: Path, uri: str) -> None:
+        """Upload what earlier invocations with this runs folder could not; what is not for `uri`, when that is answered."""
+        self._ask(f"recovered {runs}", {"recover": str(runs), "uri": uri})
 
     def settle(self, *, at_most: float = SETTLING_SECONDS) -> bool:
         """Wait until all is done that was told so far, and nothing computes; False if that takes longer."""
