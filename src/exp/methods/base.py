@@ -201,9 +201,8 @@ class Wrapper(Method):
     def stacks(self) -> bool:
         return self.inner.stacks
 
-    def unsupported(self, *, device: str, precision: str, network: Network, loss: Loss, optimizer: Optimizer) -> str | None:
-        chosen: Any = {"network": network, "loss": loss, "optimizer": optimizer}
-        return self.inner.unsupported(device=device, precision=precision, **chosen)
+    def unsupported(self, **chosen: Any) -> str | None:
+        return self.inner.unsupported(**chosen)
 
     def start(self, formulas: Formulas, state: State, place: Place) -> None:
         self.running = replace(self.inner)  # type: ignore[type-var]  # every method is a dataclass

@@ -11,10 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from exp.arrays import Array, Place
-from exp.losses import Loss
 from exp.methods.base import ArrayMethod, Formulas, Wrapper
-from exp.network import Network
-from exp.optimizers import Optimizer
 from exp.state import State
 
 COMPILERS = ("g++", "clang++", "c++")
@@ -38,11 +35,10 @@ class Compiled(Wrapper):
         """The state that the program has reached, on the device."""
         return State.from_named(dict(zip(self.names, self.arrays, strict=True)))
 
-    def unsupported(self, *, device: str, precision: str, network: Network, loss: Loss, optimizer: Optimizer) -> str | None:
+    def unsupported(self, *, device: str, **chosen: Any) -> str | None:
         if device == "cpu" and not _has_compiler():
             return "torch.compile needs a C++ compiler on a CPU and finds none; install g++, or choose the inner method itself"
-        chosen: Any = {"network": network, "loss": loss, "optimizer": optimizer}
-        return super().unsupported(device=device, precision=precision, **chosen)
+        return super().unsupported(device=device, **chosen)
 
     def start(self, formulas: Formulas, state: State, place: Place) -> None:
         super().start(formulas, state, place)

@@ -9,10 +9,7 @@ from functools import cache
 from typing import Any
 
 from exp.arrays import Array, Place, gather, stack
-from exp.losses import Loss
 from exp.methods.base import Block, Formulas, Wrapper
-from exp.network import Network
-from exp.optimizers import Optimizer
 from exp.state import State
 
 STEPS_PER_REPLAY = 20
@@ -47,13 +44,12 @@ class Graphed(Wrapper):
 
     takes_wrappers = True
 
-    def unsupported(self, *, device: str, precision: str, network: Network, loss: Loss, optimizer: Optimizer) -> str | None:
+    def unsupported(self, *, device: str, **chosen: Any) -> str | None:
         if not self.inner.pure:
             return "a graph holds a step that is a pure function of arrays; use method.inner=autograd, tensor or compiled"
         if device != "cuda":
             return "CUDA graphs are a thing of NVIDIA GPUs; use device=cuda, or method=compiled"
-        chosen: Any = {"network": network, "loss": loss, "optimizer": optimizer}
-        return super().unsupported(device=device, precision=precision, **chosen)
+        return super().unsupported(device=device, **chosen)
 
     def start(self, formulas: Formulas, state: State, place: Place) -> None:
         super().start(formulas, state, place)

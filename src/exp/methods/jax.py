@@ -12,10 +12,8 @@ from threadpoolctl import threadpool_info
 
 from exp.arrays import Array, Place, gather
 from exp.errors import InputError
-from exp.losses import Loss
 from exp.methods.base import ArrayMethod, Block, Formulas
-from exp.network import Network, forward
-from exp.optimizers import Optimizer
+from exp.network import forward
 from exp.state import State
 
 DETERMINISTIC = "--xla_gpu_deterministic_ops"
@@ -34,7 +32,7 @@ class Jax(ArrayMethod):
     library = "jax.numpy"
     leading_axes = True
 
-    def unsupported(self, *, device: str, precision: str, network: Network, loss: Loss, optimizer: Optimizer) -> str | None:
+    def unsupported(self, *, device: str, precision: str, **chosen: Any) -> str | None:
         if importlib.util.find_spec("jax") is None:
             return (
                 "jax is not installed; pip install 'exp[jax]', or use method=functional, which is as near to it as torch comes"
@@ -45,7 +43,6 @@ class Jax(ArrayMethod):
             return "method=jax computes on cpu and cuda; use device=cpu"
         if device == "cuda" and not any(importlib.util.find_spec(plugin) for plugin in PLUGINS):
             return "jax is installed for the CPU only; use device=cpu, or pip install 'jax[cuda12]'"
-        chosen: Any = {"network": network, "loss": loss, "optimizer": optimizer}
         return super().unsupported(device=device, precision=precision, **chosen)
 
     def start(self, formulas: Formulas, state: State, place: Place) -> None:
