@@ -153,6 +153,3 @@ def _differing(trials: list[Trial]) -> dict[str, dict[str, Any]]:
     if "seed" in found:  # it is the default of the others
         found = {key: values for key, values in found.items() if key == "seed" or not is_seed(key) or values != found["seed"]}
     return found
-
-
-__all__ = ["Selection", "find_run", "selected"]

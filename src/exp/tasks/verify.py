@@ -177,6 +177,3 @@ def _say_details(report: Report, verdict: Verdict) -> None:
     if verdict.kit:
         for line in verdict.kit["report"].splitlines():
             report.say(line)
-
-
-__all__ = ["Verify", "verdict_status"]
