@@ -23,7 +23,7 @@ from exp.errors import MISSING, InputError, listed, nearest, require
 from exp.experiment import Experiment
 from exp.losses import Loss
 from exp.methods.base import Method
-from exp.naming import run_name, typed_values
+from exp.naming import flat, run_name, typed_values
 from exp.network import Network
 from exp.optimizers import Optimizer
 from exp.precisions import Precision
@@ -83,17 +83,8 @@ def described_sweep(config: dict[str, Any], overrides: list[str]) -> Sweep:
 
 def flat_values(config: dict[str, Any], choices: dict[str, Any]) -> dict[str, Any]:
     """The value of every key, `optimizer.lr`, and the choice of every group by its name, `method`."""
-    flat: dict[str, Any] = {}
-
-    def flatten(prefix: str, node: dict[str, Any]) -> None:
-        for key, value in node.items():
-            if isinstance(value, dict):
-                flatten(f"{prefix}{key}.", value)
-            elif key != "_target_":
-                flat[f"{prefix}{key}"] = value
-
-    flatten("", config)
-    return flat | {group: str(choices[group]) for group in GROUPS if group in choices}
+    values = {key: value for key, value in flat(config) if key.rpartition(".")[2] != "_target_"}
+    return values | {group: str(choices[group]) for group in GROUPS if group in choices}
 
 
 def _built(plain: dict[str, Any], choices: dict[str, Any], overrides: list[str]) -> tuple[Experiment, Task]:

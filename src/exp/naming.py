@@ -1,8 +1,9 @@
-"""Names of runs, made of what differs: `numpy lr=1e-6`."""
+"""Names of runs, made of what differs: `numpy lr=1e-6`; and of their settings, by dotted keys."""
 
 import re
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 HOW = ("task", "benchmark", "sweep", "tracker", "runs", "name", "hydra", "debug", "threads")
 """What says how a run is done, not what it is."""
@@ -28,6 +29,16 @@ def typed_values(overrides: list[str]) -> dict[str, str]:
     """The value of each key as it was typed."""
     pairs = (override.lstrip("+").partition("=") for override in overrides if not override.startswith("~"))
     return {key: value for key, equals, value in pairs if equals}
+
+
+def flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested dictionaries by dotted keys: {"a": {"b": 1}} gives ("a.b", 1)."""
+    for key, value in node.items():
+        name = f"{prefix}.{key}" if prefix else str(key)
+        if isinstance(value, Mapping):
+            yield from flat(value, name)
+        else:
+            yield name, value
 
 
 def short(value: float, form: str = "g") -> str:

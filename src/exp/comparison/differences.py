@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from exp.comparison.trials import Trial, flat, is_seed
+from exp.comparison.trials import Trial, is_seed
 from exp.errors import InputError, listed, nearest
+from exp.naming import flat
 
 PRESETS = ("experiment", "debug")
 """Groups whose choices change other groups."""

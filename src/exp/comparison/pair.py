@@ -7,7 +7,8 @@ import numpy as np
 
 from exp.comparison.differences import code_of
 from exp.comparison.surroundings import surroundings, told
-from exp.comparison.trials import Trial, flat
+from exp.comparison.trials import Trial
+from exp.naming import flat
 
 Line = tuple[str, str, str, str]
 """Where, what, and the values of both; "–" where one has none."""

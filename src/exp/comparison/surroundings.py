@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from exp.comparison.trials import flat
+from exp.naming import flat
 
 ASIDE = ("sources", "command", "blas", "conditions")
 """What is not part of it, or is told in other words."""

@@ -1,6 +1,5 @@
 """The runs that are compared, read from their folders."""
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -95,16 +94,6 @@ def seconds_of(times: np.ndarray, first: float) -> np.ndarray:
 
 def is_seed(key: str) -> bool:
     return key.rpartition(".")[2] == "seed"
-
-
-def flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of nested dictionaries by dotted keys: {"a": {"b": 1}} gives ("a.b", 1)."""
-    for key, value in node.items():
-        name = f"{prefix}.{key}" if prefix else str(key)
-        if isinstance(value, Mapping):
-            yield from flat(value, name)
-        else:
-            yield name, value
 
 
 def _typed(value: Any) -> str:

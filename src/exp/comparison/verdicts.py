@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from exp.comparison.differences import code_of
-from exp.comparison.trials import Trial, flat, is_seed
+from exp.comparison.trials import Trial, is_seed
+from exp.naming import flat
 from exp.run_folder import run_folders
 
 STEP = ("method", "device", "precision", "problem", "network", "loss", "optimizer")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from exp.naming import flat
 from exp.run_folder import RunFolder
 
 Point = tuple[int, int, float]
@@ -82,18 +83,8 @@ def _dataset(folder: RunFolder, config: dict[str, Any], status: dict[str, Any]) 
 
 def params_of(config: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
     """The resolved configuration, flattened with dots, and each group's choice by its name."""
-    flat: dict[str, Any] = {}
-
-    def flatten(prefix: str, node: Any) -> None:
-        if isinstance(node, dict):
-            for key, value in node.items():
-                if key != "_target_":
-                    flatten(f"{prefix}.{key}" if prefix else key, value)
-        elif node is not None:
-            flat[prefix] = node
-
-    flatten("", config)
-    return flat | status["choices"]
+    given = {key: value for key, value in flat(config) if key.rpartition(".")[2] != "_target_" and value is not None}
+    return given | status["choices"]
 
 
 def tags_of(folder: RunFolder, status: dict[str, Any]) -> dict[str, str]:
