@@ -25,7 +25,7 @@ PR_SET_PDEATHSIG = 1
 
 
 class Orders:
-    """What the parent may order, by name."""
+    """What the parent may order, by name; once loaded, what the bench itself does too."""
 
     def __init__(self, parent: Connection):
         self._parent, self._held = parent, ExitStack()
@@ -38,7 +38,9 @@ class Orders:
         self._experiment, self._data = pickle.loads(experiment), pickle.loads(data)
         library, device = self._experiment.method.library, self._experiment.device.torch_name
         self._set = self._held.enter_context(controlled(self._experiment.threads, library, self._experiment.precision, device))
-        self._bench = Bench(self._experiment, self._data)
+        self._bench = bench = Bench(self._experiment, self._data)
+        self.ceilings, self.start, self.warm, self.finish = bench.ceilings, bench.start, bench.warm, bench.finish
+        self.prepare, self.ready, self.states = bench.prepare, bench.ready, bench.states
         from exp.environment import environment
 
         # Before it stays on one core: how many there are belongs to the machine.
@@ -53,36 +55,15 @@ class Orders:
             return False
         return True
 
-    def ceilings(self) -> Any:
-        return self._bench.ceilings()
-
     def environment(self) -> dict[str, Any]:
         """What there is to know of this process, and the conditions that were really set."""
         return self._environment
-
-    def start(self) -> Any:
-        return self._bench.start()
-
-    def warm(self, seed: int) -> Any:
-        return self._bench.warm(seed)
-
-    def prepare(self, seed: int, steps: int, calls: int) -> None:
-        self._bench.prepare(seed, steps, calls)
-
-    def ready(self) -> None:
-        self._bench.ready()
 
     def nothing(self) -> None:
         """What an order and its answer take."""
 
     def go(self) -> Any:
         return self._bench.go(lambda: self._parent.send(("done", None)))
-
-    def states(self) -> Any:
-        return self._bench.states()
-
-    def finish(self) -> Any:
-        return self._bench.finish()
 
 
 def serve(parent: Connection, orders: Any) -> None:
