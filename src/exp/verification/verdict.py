@@ -66,10 +66,6 @@ class Verdict:
     traceback: str = ""
 
     @property
-    def exit_code(self) -> int:
-        return EXIT_CODES[self.verdict]
-
-    @property
     def line(self) -> str:
         """The verdict in one line."""
         if self.first:
