@@ -86,7 +86,7 @@ class Place:
     def record(self, writer: str, *folders: RunFolder) -> None:
         """By the writer of this name, and by no other."""
         store = self.store(writer)
-        answers = store.record_together(folders) if writer == "bulk" else [store.record(folder) for folder in folders]
+        answers = store.record_together(folders) if writer == "bulk" else [store.record_together([each])[0] for each in folders]
         assert ("client" in vars(store)) is (writer == "client")
         assert all(answer.keys() == {"experiment", "run"} for answer in answers)
 
@@ -247,7 +247,7 @@ def test_what_the_client_refuses_is_left_to_it(
             folder.write_config(folder.config() | {"seed": 77})
             folder.revise()
         with pytest.raises(Exception) as error:
-            place.store(writer).record(folder)
+            place.store(writer).record_together([folder])
         uuid = folder.read_json("tracking.json").get("run", "")
         said.append((type(error.value).__name__, str(error.value).replace(uuid, "run")))
     assert said[0] == said[1]
@@ -266,7 +266,7 @@ def test_another_schema_is_left_to_the_client(
         pass
     assert place.content() == before
     store = place.store("bulk")
-    store.record(folder)
+    store.record_together([folder])
     assert "client" in vars(store)
     assert tracked(place.uri)[folder.path.name].info.status == "FINISHED"
 
@@ -280,7 +280,7 @@ from exp.tracking.record import Store
 
 bulk._copy = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # the last thing before the end of the transaction
 folder = RunFolder(sys.argv[1])
-Store(folder.status()["tracking"]["uri"]).record(folder)
+Store(folder.status()["tracking"]["uri"]).record_together([folder])
 """
 
 

@@ -230,11 +230,11 @@ def test_a_run_whose_creation_timed_out_is_not_created_twice(
     monkeypatch.setattr(client, "search_runs", search_then_hang)
     try:
         with pytest.raises(Exception, match="runs/create"):
-            store.record(folder)
+            store.record_together([folder])
     finally:
         outage.server.wake()
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
-    opened(outage.server.uri).record(folder)
+    opened(outage.server.uri).record_together([folder])
     assert_in_mlflow(outage.server.uri, folder)
 
 
@@ -259,7 +259,7 @@ def test_a_run_that_is_written_beside_a_server_of_the_same_database(tmp_path: Pa
         for number in range(10):
             folders.append(RunFolder(shutil.copytree(first.path, tmp_path / f"beside {number}")))
             folders[-1].update_status(tracking={"uri": uri, "experiment": "beside"})
-            store.record(folders[-1])
+            store.record_together(folders[-1:])
     finally:
         over.set()
         other.join()
@@ -334,7 +334,7 @@ def test_uploading_again_adds_nothing(crowd: SimpleNamespace, tracking: str | No
     (folder.path / "tracking.json").unlink()
     if tracking:
         (folder.path / "tracking.json").write_text(tracking)
-    opened(crowd.uri).record(folder)
+    opened(crowd.uri).record_together([folder])
     assert stored() == before
     assert folder.read_json("tracking.json").keys() >= {"run", "experiment", "complete"} and '"complete": true' in kept
 
@@ -353,7 +353,7 @@ def test_a_growing_curve_goes_in_batches_and_without_what_is_not_finite(
     for steps, status in ((1200, "RUNNING"), (1200, "RUNNING"), (2500, "FINISHED")):
         folder.update_status(status=status, metrics={"final/loss": np.nan})
         folder.write_curve({"train/loss": values[:steps], "train/time": np.full(steps, 1e9)})
-        store.record(folder)
+        store.record_together([folder])
         run = tracked(crowd.uri)["grown"]
         assert run.info.status == status
         assert points(crowd.uri, run, "train/loss") == [(step, step) for step in range(steps) if np.isfinite(values[step])]

@@ -45,7 +45,7 @@ def seconds(run: Path, database: Path, way: str) -> float:
             store.record_together(folders)
         else:
             for folder in folders:
-                store.record(folder)
+                store.record_together([folder])
         return (time.perf_counter() - started) / RUNS
 
 

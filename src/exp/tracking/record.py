@@ -101,12 +101,9 @@ class Store:
         """Get ready for the first run. MLflow's client makes the tables of a new database."""
         self._written(lambda writer: None)
 
-    def record(self, folder: RunFolder) -> dict[str, Any]:
-        """Add what is new in the folder; returns the `experiment` and `run` ids. Waits while another process does it."""
-        return self.record_together([folder])[0]
-
     def record_together(self, folders: Sequence[RunFolder]) -> list[dict[str, Any]]:
-        """Record several folders, all of them in one transaction where the store is a local database."""
+        """Add what is new in the folders, in one transaction where the store is a local database; returns the `experiment` and
+        `run` ids of each. Waits while another process does it."""
         with ExitStack() as held:
             paths = sorted({folder.path for folder in folders})  # in one order: two processes never wait for each other
             known = [held.enter_context(_Known(path)) for path in paths]
