@@ -124,7 +124,7 @@ def too_slow(each: Participant, seconds: float) -> str | None:
     return f"a step would take about {step:.0f} s, of {seconds:g} s to be timed; benchmark.seconds={step:.0f} would do"
 
 
-def expected_seconds(found: Sequence[Size], processes: int, seconds: float, *, isolated: bool = True) -> float:
+def expected_seconds(found: Sequence[Size], processes: int, seconds: float, *, isolated: bool) -> float:
     """About how long all of it will take, on a machine that is quiet: blocks, what is between them, verdicts."""
     total = 0.0
     for size in found:
