@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from exp.comparison.differences import code_of
+from exp.comparison.pair import codes
 from exp.comparison.trials import Trial, is_seed
 from exp.naming import flat
 from exp.run_folder import run_folders
@@ -34,7 +34,7 @@ def verdicts(trials: Sequence[Trial], runs: Path | str) -> list[str | None]:
 
 
 def _judges(step: list[Any], judge: Trial, trial: Trial) -> bool:
-    return bool(trial.config) and step == _step(trial) and _same_code(judge.environment, trial.environment)
+    return bool(trial.config) and step == _step(trial) and _same_code(judge, trial)
 
 
 def _step(trial: Trial) -> list[Any]:
@@ -46,7 +46,6 @@ def _step(trial: Trial) -> list[Any]:
     return [{group: trial.choices.get(group) for group in STEP}, leaves]
 
 
-def _same_code(judged: dict[str, Any], trained: dict[str, Any]) -> bool:
-    with_sources = bool(judged.get("sources") and trained.get("sources"))
-    first, second = (code_of(environment, with_sources=with_sources) for environment in (judged, trained))
+def _same_code(judge: Trial, trial: Trial) -> bool:
+    first, second = codes(judge, trial)
     return all(first[name] == second[name] for name in first.keys() & second.keys())
