@@ -26,7 +26,7 @@ from exp import registry
 from exp.config_errors import about_interpolation, explained
 from exp.errors import MISSING, InputError
 from exp.flags import require_sensible
-from exp.override_text import value_text
+from exp.override_text import in_quotes, value_text
 
 # Said of every file that completes a launcher's own configuration; that Hydra checks its keys and types by it, is meant.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated", UserWarning)
@@ -214,10 +214,7 @@ def names_quoted(words: list[str]) -> list[str]:
 
 def _text(value: str) -> str:
     """A text in quotes, unless it is already, or is an interpolation."""
-    if QUOTED.fullmatch(value) or value.startswith("${"):
-        return value
-    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
-    return f"'{escaped}'"
+    return value if QUOTED.fullmatch(value) or value.startswith("${") else in_quotes(value)
 
 
 def axis_values(override: Override) -> list[str]:

@@ -26,8 +26,13 @@ def value_text(value: Any) -> str:
     text = str(value)
     if isinstance(value, int) or (BARE.fullmatch(text) and text.lower() not in WORDS and not _is_number(text)):
         return text
-    quoted = re.sub(r"(\\*)('|$)", lambda end: end[1] * 2 + (r"\'" if end[2] else ""), text)
-    return f"'{quoted}'"
+    return in_quotes(text)
+
+
+def in_quotes(text: str) -> str:
+    """A text in single quotes: those in it, and the backslashes before them, are escaped."""
+    escaped = re.sub(r"(\\*)('|$)", lambda end: end[1] * 2 + (r"\'" if end[2] else ""), text)
+    return f"'{escaped}'"
 
 
 def meaning(text: str) -> str:
