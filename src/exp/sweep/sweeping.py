@@ -146,7 +146,6 @@ def _done(
         if not interrupted(error) and not isinstance(error, InputError):
             report.say(f"the sweep broke off: {type(error).__name__}: {error}")
     code = conclude(plan, order, folder, first, report, ending)
-    folder.release()
     if ending is None:  # else it stays told: a cluster may begin runs that still wait in its queue
         order.stop.clear()
     if any(run.status.get("status") not in ("FINISHED", "FAILED") for run in plan_of(folder)):
