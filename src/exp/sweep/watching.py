@@ -25,7 +25,7 @@ class Watch:
         self._sent: dict[str, float] = {}
 
     def __enter__(self) -> "Watch":
-        self._said = {entry.key for entry in self._entries if self._ended(entry) is not None}
+        self._said = {entry.key for entry in self._entries if self._ended(entry)}
         self._before = {entry.key: self._order.claims.latest(entry.key) for entry in self._entries}
         self._thread.start()
         return self
@@ -63,7 +63,7 @@ class Watch:
         if self._order.tracking:
             shared_uploader().send(folder.path)
 
-    def _ended(self, entry: Entry) -> dict[str, object] | None:
+    def _ended(self, entry: Entry) -> bool:
         folder = self._order.claims.latest(entry.key)
         status = folder.status() if folder else {}
-        return status if status and status["status"] != "RUNNING" and not self._order.rule.again(status) else None
+        return bool(status) and status["status"] != "RUNNING" and not self._order.rule.again(status)
