@@ -62,7 +62,7 @@ def timed(*methods: Method, isolated: bool = False, words: tuple[str, ...] = ())
     """The methods timed together, the first as baseline, with a twin of it."""
     members = [participant(method, *words) for method in methods]
     twin = Participant("twin", members[0].experiment, members[0].data, "twin")
-    size = Size(members, twin if isolated is False else None, baseline_verdict=EQUIVALENT)
+    size = Size(members, twin if isolated is False else None, original=members[0], baseline_verdict=EQUIVALENT)
     session = measure(size.participants, seed=3, processes=1, seconds=0.3, isolated=isolated)
     for each in size.participants:
         assert each.failed is None, each.traceback

@@ -27,7 +27,7 @@ def participant(label: str, seconds: float = 0.04, *, threads: float = 1.0, word
 
 
 def size_of(*members: Participant, verdict: str | None = EQUIVALENT) -> Size:
-    return Size([*members], participant("twin"), baseline_verdict=verdict)
+    return Size([*members], participant("twin"), original=members[0], baseline_verdict=verdict)
 
 
 # Speeds

@@ -154,7 +154,7 @@ def trial(random: Generator, slower: float, monkeypatch: pytest.MonkeyPatch) -> 
     experiment, _ = instantiate(*TUTORIAL)
     machine, data = Machine(random), None
     members = [Participant(name, experiment, data) for name in ("one", "other")]  # type: ignore[arg-type]  # none is read
-    size = Size(members, Participant("twin", experiment, data, "twin"))  # type: ignore[arg-type]
+    size = Size(members, Participant("twin", experiment, data, "twin"), original=members[0])  # type: ignore[arg-type]
     speeds = iter([1.0, slower, 1.0] * 5)
     monkeypatch.setattr(sessions, "Local", lambda *_: FakeWorker(machine, next(speeds)))
     measure(size.participants, int(random.integers(0, 2**60)), processes=5, seconds=20.0, isolated=False)

@@ -52,7 +52,8 @@ def participant(label: str, method: Method, kind: str = "combination") -> Partic
 def trial(seed: int, seconds: float) -> tuple[bool, bool, str]:
     """Whether equals were told apart, whether the slow-down was found, and a line."""
     equal, slower = participant("equal", NumPy()), participant("slower", Slower())
-    size = Size([participant("baseline", NumPy()), equal, slower], participant("twin", NumPy(), "twin"))
+    members = [participant("baseline", NumPy()), equal, slower]
+    size = Size(members, participant("twin", NumPy(), "twin"), original=members[0])
     session = measure(size.participants, seed, PROCESSES, seconds / 4)
     hidden = floor(size)
     found = [relative(each, size.members[0]) for each in (equal, slower)]

@@ -37,19 +37,14 @@ class Size:
     members: list[Participant]
     twin: Participant | None = None
     peers: list[Participant] = field(default_factory=list)
-    twin_of: Participant | None = None
-    """Whose twin it is, where that is another than the first member."""
+    original: Participant | None = None
+    """The combination that the twin is a second worker of: where it fails, the twin is none of the baseline's."""
     baseline_verdict: str | None = None
     """None until the baseline is judged: what is relative to it is not shown before."""
 
     @property
     def participants(self) -> list[Participant]:
         return [each for each in (*self.members, self.twin, *self.peers) if each is not None and each.able]
-
-    @property
-    def original(self) -> Participant:
-        """The combination that the twin is a second worker of: where it fails, the twin is none of the baseline's."""
-        return self.twin_of or self.members[0]
 
 
 def sizes(participants: Sequence[Participant], wanted_peers: Sequence[str]) -> list[Size]:
@@ -61,8 +56,7 @@ def sizes(participants: Sequence[Participant], wanted_peers: Sequence[str]) -> l
         able = [each for each in size.members if each.able]
         if able:
             first = able[0]
-            size.twin = Participant(f"{first.label} (twin)", first.experiment, first.data, "twin")
-            size.twin_of = first
+            size.original, size.twin = first, Participant(f"{first.label} (twin)", first.experiment, first.data, "twin")
             size.peers = [_peer(first, name, method) for name, method in peers(first.experiment, wanted_peers).items()]
     return list(found.values())
 

@@ -62,7 +62,7 @@ def peer_row(peer: Participant, size: Size, session: Session, of: dict[str, Any]
 def _about_floor(first: Participant, size: Size) -> list[str]:
     """What was found between the twins, in a sentence."""
     if (hidden := floor(size)) is None:
-        if size.original is not first:
+        if size.original and size.original is not first:
             return [f"no noise floor: the twin is that of {size.original.label}, which failed, and not of {first.label}"]
         why = (size.twin.failed or "no round of both") if size.twin else "there is none"
         return [f"no noise floor: the twin of {first.label} was not timed ({why})"]
