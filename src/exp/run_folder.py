@@ -8,7 +8,7 @@ problem.json         what turns the user's units into the network's
 initial.safetensors, final.safetensors    the state, by canonical names
 error.txt            the traceback of a run that failed
 benchmark.json       of task=benchmark: every timed block with its times, in which order, and the ceilings
-verdict.json         what the reference says of the method: of task=verify, and where training.verify=true
+verdict.json, kit.txt    what reference and kit say of the method: of task=verify, and where training.verify=true
 tracking.json        what the tracking server already has (kept by the uploader)
 .lock                locked while the run is alive, and touched: a heartbeat for where locks do not reach
 .owners              of a sweep: locked by all who work on it
