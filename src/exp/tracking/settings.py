@@ -41,12 +41,11 @@ class Mlflow(Tracker):
         require(bool(self.experiment.strip()), "experiment", repr(self.experiment), "a name that is not empty")
 
     def address(self) -> dict[str, str]:
-        environment = os.environ.get("MLFLOW_TRACKING_URI")
-        if self.uri is not None:
-            return {"uri": _absolute("uri", self.uri), "experiment": self.experiment}
-        if environment:
-            return {"uri": _absolute("MLFLOW_TRACKING_URI", environment), "experiment": self.experiment}
-        return {"uri": _absolute("uri", "sqlite:///mlflow.db"), "experiment": self.experiment}
+        key, uri = "uri", self.uri
+        if uri is None and (environment := os.environ.get("MLFLOW_TRACKING_URI")):
+            key, uri = "MLFLOW_TRACKING_URI", environment
+        absolute = _absolute(key, "sqlite:///mlflow.db" if uri is None else uri)
+        return {"uri": absolute, "experiment": self.experiment}
 
 
 def database_file(uri: str) -> Path | None:
