@@ -68,7 +68,7 @@ def metrics(each: Participant, session: Session) -> dict[str, float]:
 
 
 def rates(each: Participant, cost: Costs, session: Session, seconds: float) -> dict[str, float]:
-    """Achieved operations and bytes a second, and their shares of the ceilings of the participant's place."""
+    """Achieved operations and bytes a second, and their shares of the ceilings of the participant's engine."""
     bytes_ = cost.bytes(each.experiment.precision.dtype)
     found = {"operations_per_second": cost.operations / seconds, "bytes_per_second": bytes_ / seconds}
     operations, traffic = ceiling(each, session)
@@ -80,7 +80,7 @@ def rates(each: Participant, cost: Costs, session: Session, seconds: float) -> d
 
 def ceiling(each: Participant, session: Session) -> tuple[float, float]:
     """Operations and bytes a second of the participant's device, precision and threads, whatever library reached them."""
-    known = [found for place, found in session.ceilings.items() if place[1:] == each.place[1:]]
+    known = [found for engine, found in session.ceilings.items() if engine[1:] == each.engine[1:]]
     operations = max((c.operations_per_second for found in known for c in found), default=0.0)
     return operations, max((c.bytes_per_second for found in known for c in found), default=0.0)
 
@@ -123,7 +123,7 @@ def compared(each: Participant, size: Size, verdict: str) -> dict[str, Any]:
 
 
 def refused_of(each: Participant) -> Refusal | None:
-    return refusal([timed for process in each.blocks for timed in process], each.experiment.threads, each.place[1])
+    return refusal([timed for process in each.blocks for timed in process], each.experiment.threads, each.engine[1])
 
 
 def losses(each: Participant) -> np.ndarray:

@@ -30,8 +30,8 @@ AUDITS = 3
 LARGEST_AUDIT_BYTES = 2**28
 MOST_SEED = 2**62
 
-Place = tuple[str, str, str, int]
-"""Library, device, precision and threads: what a ceiling belongs to."""
+Engine = tuple[str, str, str, int]
+"""Library, device, precision and threads: what computes, and what a ceiling belongs to."""
 
 
 @dataclass(frozen=True)
@@ -75,18 +75,18 @@ class Participant:
         return self.experiment.threads == 1 and self.experiment.device.name == "cpu"
 
     @property
-    def place(self) -> Place:
+    def engine(self) -> Engine:
         chosen = self.experiment
         return chosen.method.library, chosen.device.torch_name, chosen.precision.name, chosen.threads
 
 
 @dataclass
 class Session:
-    """What was measured: the ceilings of each place in turn, looks at the machine, and the order of every round."""
+    """What was measured: the ceilings of each engine in turn, looks at the machine, and the order of every round."""
 
     seed: int
     participants: list[Participant]
-    ceilings: dict[Place, list[Ceilings]] = field(default_factory=dict)
+    ceilings: dict[Engine, list[Ceilings]] = field(default_factory=dict)
     looks: list[tuple[machine.Look, machine.Look]] = field(default_factory=list)
     orders: list[list[list[int]]] = field(default_factory=list)
     cores: list[int | None] = field(default_factory=list)
@@ -165,11 +165,12 @@ def _one_set(session: Session, alive: dict[int, Any], process: int, seconds: flo
     """One set of processes: ceilings, start and warm-up one after the other, then the rounds."""
     random = generator(session.seed, "benchmark", process)
     first = machine.look(worker.pid for worker in alive.values())
-    seen: set[Place] = set()
+    seen: set[Engine] = set()
     for number, worker in list(alive.items()):
-        if (place := session.participants[number].place) not in seen:
-            seen.add(place)
-            _attempt(session, alive, number, lambda: worker.do("ceilings"), session.ceilings.setdefault(place, []))  # noqa: B023
+        if (engine := session.participants[number].engine) not in seen:
+            seen.add(engine)
+            known = session.ceilings.setdefault(engine, [])
+            _attempt(session, alive, number, lambda: worker.do("ceilings"), known)  # noqa: B023
     for number in random.permutation(list(alive)).tolist():
         each, worker = session.participants[number], alive[number]
         _attempt(session, alive, number, lambda: worker.do("start"), each.started)  # noqa: B023
