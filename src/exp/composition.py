@@ -82,7 +82,7 @@ def _unresolved(config: DictConfig, said: str) -> InputError:
     return InputError("configuration", MISSING, said)
 
 
-LAUNCHERS = ("hydra_joblib_launcher", "hydra_ray_launcher", "hydra_submitit_launcher")
+LAUNCHER_MODULES = ("hydra_joblib_launcher", "hydra_ray_launcher", "hydra_submitit_launcher")
 
 
 def spare_hydra_work(words: list[str]) -> bool:
@@ -93,7 +93,7 @@ def spare_hydra_work(words: list[str]) -> bool:
     """
     Hydra.get_mode = lambda *_, **__: None
     single = all("=" in word and not word.startswith("-") for word in words)
-    for launcher in LAUNCHERS if single else ():
+    for launcher in LAUNCHER_MODULES if single else ():
         sys.modules.setdefault(f"hydra_plugins.{launcher}", None)  # type: ignore[arg-type] # None: not to be imported
     return single
 
