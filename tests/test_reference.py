@@ -247,6 +247,18 @@ def test_parameters_follow_from_the_new_slots(optimizer: Any) -> None:
             torch.testing.assert_close(found[name], value, rtol=0.0, atol=32 * EPS * moved)
 
 
+def test_parameters_follow_from_a_velocity_that_nearly_cancels() -> None:
+    """What is left of the old velocity and the gradient is the method's own rounding, not the reference's."""
+    [optimizer] = [each for each in OPTIMIZERS.values() if each.slot_names == ("momentum_buffer",) and not each.nesterov][:1]
+    velocity = torch.tensor([[1.2345678901234567e-17, -3e-13]], dtype=torch.float64)
+
+    def state(velocity: torch.Tensor) -> State:
+        return State({"w": torch.zeros_like(velocity)}, {"momentum_buffer": {"w": velocity}}, torch.tensor(3))
+
+    found = Rule(optimizer).updated_by_slots(state(torch.full_like(velocity, 0.7)), state(velocity))["w"]
+    torch.testing.assert_close(found, -optimizer.lr * velocity, rtol=2 * EPS, atol=0.0)
+
+
 @with_slots
 def test_other_slots_give_other_parameters(optimizer: Any) -> None:
     states, _ = by_rule(optimizer)

@@ -28,9 +28,13 @@ class Rule:
 
         chosen = _hyperparameters(self.optimizer)
         if self.optimizer.torch_name == "SGD":
-            velocity, mu = after.slots["momentum_buffer"], chosen["momentum"]
-            grads = {name: velocity[name] - mu * before.slots["momentum_buffer"][name] for name in velocity}
-            return _optimized("SGD", {**chosen, "weight_decay": 0.0}, before, grads).params
+            # As plain SGD, whose gradient is the direction: a velocity that is taken apart and added up again is rounded twice.
+            direction, mu = after.slots["momentum_buffer"], chosen["momentum"]
+            if chosen["nesterov"]:
+                old = before.slots["momentum_buffer"]
+                direction = {name: velocity - mu * old[name] + mu * velocity for name, velocity in direction.items()}
+            plain = {**chosen, "weight_decay": 0.0, "momentum": 0.0, "nesterov": False}
+            return _optimized("SGD", plain, before._replace(slots={}), direction).params
         # AMSGrad divides by the largest v so far: here the v given, with an exp_avg_sq that is smaller. A gradient that
         # equals m leaves m as it is; a β₂ of 0 would put m² in the place of v.
         smaller = {name: torch.full_like(v, -1e300) for name, v in after.slots["exp_avg_sq"].items()}
