@@ -11,8 +11,9 @@ from exp.conditions import controlled
 from exp.precisions import FP32
 from exp.verification.verdict import EQUIVALENT, UNDECIDED
 
-RANDOM_NETWORKS = [*range(2, 12), 1152, 1435, 1460, 2754]
-"""The last four were false alarms, or nearly: by tanh in GELU's derivative, by overflowing squares of gradients."""
+RANDOM_NETWORKS = [*range(2, 7), 1152, 1435, 1460, 2561, 2754, 2776]
+"""The last six were false alarms, or nearly: by tanh in GELU's derivative, by squares of gradients that overflow, by velocities
+that nearly cancel."""
 
 
 @pytest.fixture

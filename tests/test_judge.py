@@ -247,13 +247,13 @@ WITH_OPTIMIZERS = [
     (*pair, optimizer)
     for number, pair in enumerate(SUPPORTED)
     for turn, optimizer in enumerate(OPTIMIZERS)
-    if pair[1] == "fp32" or (number + turn) % 2 == 0
+    if pair[1] == "fp32" or (number + turn) % 4 == 0
 ]
 
 
 @pytest.mark.parametrize(("method", "precision", "optimizer"), WITH_OPTIMIZERS)
 def test_every_shipped_method_is_equivalent(method: str, precision: str, optimizer: str) -> None:
-    """With every optimizer, in fp64 and bf16 with every second; losses, activations, biases and batches take turns too."""
+    """With every optimizer, in fp64 and bf16 with every fourth; losses, activations, biases and batches take turns too."""
     turn = [*OPTIMIZERS].index(optimizer) + [*METHODS].index(method) + SUPPORTED.index((method, precision))
     loss, activation = [*cases.LOSSES][turn % len(cases.LOSSES)], [*ACTIVATIONS][turn % len(ACTIVATIONS)]
     batch_size = cases.BATCH if turn % 2 else None
@@ -481,7 +481,7 @@ class StaleRows(NumPy):
         return super().steps(x, y, replace(block, rows=repeated), place)
 
 
-@pytest.mark.parametrize("ragged", [3, 19, 20, 22, 23])
+@pytest.mark.parametrize("ragged", [3, 20, 23])
 def test_a_ragged_batch_is_smaller_than_others_in_a_chain_too(ragged: int) -> None:
     asked = replace(case(SizeOfTheFirstBatch(), loss="mean_squared_error", batch_size=24), samples=48 + ragged)
     found, _ = judged(asked)
