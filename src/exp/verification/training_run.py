@@ -43,8 +43,9 @@ def judge_training(
     every = [step for step in sorted({*LOOKED_AT, *ragged}) if step < len(plan)]
     looked_at = every[: max(2, int(JUDGED_OPERATIONS / operations))]
     losses, _ = judge_steps(judge, chain, looked_at)
-    if case.batch_size is not None:
-        _judge_prediction(judge, chain, int(min(samples, JUDGED_OPERATIONS / operations * case.batch_size)))
+    batch = case.batch_size or samples
+    if (rows := int(min(samples, JUDGED_OPERATIONS / operations * batch))) > batch:
+        _judge_prediction(judge, chain, rows)
     judge_plan(judge, training, samples)
     return _free_running(judge, chain, losses[: min(compared, REFERENCE_STEPS)])
 
