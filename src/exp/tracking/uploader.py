@@ -151,7 +151,7 @@ class _Process:
 
     @property
     def alive(self) -> bool:
-        return self._process.poll() is None
+        return not self.ended and self._process.poll() is None  # its pipe may end a moment before it does
 
     def open(self, uri: str) -> None:
         self.loading.add(uri)
