@@ -12,7 +12,8 @@ from commands import tracked
 from sweeping import Here, here
 
 from exp.benchmark import machine
-from exp.benchmark.crossing import answer, charts, page, points
+from exp.benchmark.crossing import answer, points
+from exp.benchmark.page import charts, page
 from exp.benchmark.session import LEAST_ROUNDS
 from exp.benchmark.table import notes, rows_of, text
 from exp.claims import Claim

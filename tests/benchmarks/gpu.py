@@ -27,6 +27,7 @@ FEW = (1, 9)
 
 HOWS = {
     "graphed, one program": ("method=graphed",),
+    "graphed around tensor, one program": ("method=graphed", "method.inner=tensor"),
     "graphed, one by one": ("method=graphed", "sweep.fuse=off"),
     "autograd, one by one": ("method=autograd", "sweep.fuse=off"),
 }

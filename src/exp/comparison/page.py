@@ -1,6 +1,5 @@
 """One self-contained HTML file: it opens offline, asks the network for nothing, and its first screen tells the result."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -8,11 +7,8 @@ from typing import Any
 
 from exp.comparison.cells import columns, heading, text
 from exp.comparison.charts import Figure, bars, distance_curves, loss_curves, time_curves
-from exp.comparison.page_parts import SCRIPT, STYLE
+from exp.comparison.page_parts import document, note_list
 from exp.comparison.table import Row
-
-POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:"
-"""What the browser holds the page to: nothing is loaded from anywhere."""
 
 
 @dataclass(frozen=True)
@@ -31,26 +27,8 @@ class Contents:
 
 def page(contents: Contents) -> str:
     """The whole file, plotly.js in it."""
-    from plotly.offline import get_plotlyjs
-
     figures = charts(contents.rows, contents.baseline)
-    written = json.dumps(figures, allow_nan=False, separators=(",", ":")).replace("</", "<\\/")
-    title = escape(contents.title)
-    return "\n".join(
-        [
-            "<!DOCTYPE html>",
-            f'<html lang="en"><head><meta charset="utf-8"><title>{title}</title>',
-            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            '<link rel="icon" href="data:,">',
-            f"<style>{STYLE}</style></head><body>",
-            _top(contents),
-            *_sections(contents, figures),
-            f"<script>{get_plotlyjs()}</script>",
-            f"<script>const figures = {written};\n{SCRIPT}</script>",
-            "</body></html>",
-        ]
-    )
+    return document(contents.title, [_top(contents), *_sections(contents, figures)], figures)
 
 
 def charts(rows: Sequence[Row], baseline: Row) -> dict[str, Figure]:
@@ -73,12 +51,10 @@ def _has(rows: Sequence[Row], name: str) -> bool:
 
 
 def _top(contents: Contents) -> str:
-    kinds = [note.partition(":")[0].replace(" ", "-") for note in contents.notes]
-    items = "".join(f'<li class="{kind}">{escape(note)}</li>' for kind, note in zip(kinds, contents.notes, strict=True))
     return (
         f"<header><h1>{escape(contents.title)}</h1><p>{escape(contents.subtitle)}</p>"
         f'<ul class="results">{"".join(f"<li>{line}</li>" for line in _results(contents))}</ul>'
-        f'<ul class="notes">{items}</ul></header>'
+        f"{note_list(contents.notes)}</header>"
     )
 
 

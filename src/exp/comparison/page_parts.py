@@ -1,4 +1,17 @@
-"""The style and the script of the page. The script draws the figures in turn, and what its buttons do is plotly's own."""
+"""What the pages of a comparison and of a benchmark have in common: frame, style, script and the list of what is to be known.
+
+The script draws the figures in turn, and what its buttons do is plotly's own.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:"
+"""What the browser holds the page to: nothing is loaded from anywhere."""
+
+COLOURED = ("warning", "unverified", "failed", "blew up")
 
 STYLE = """
 :root { color-scheme: light; }
@@ -14,7 +27,7 @@ ul { margin: 0; padding-left: 18px; }
 .results { display: flex; flex-wrap: wrap; gap: 8px; padding: 0; list-style: none; }
 .results li { background: #fff; border: 1px solid #dfe3e8; border-radius: 8px; padding: 6px 14px; }
 .results span { display: block; color: #59636e; font-size: 12px; } .results em { font-style: normal; margin-left: 8px; }
-.notes { margin-top: 8px; padding: 0; list-style: none; max-height: 96px; overflow: auto; }
+.notes { margin-top: 8px; padding: 0; list-style: none; max-height: 150px; overflow: auto; }
 .notes li { padding-left: 10px; border-left: 3px solid #c9cdd2; margin-bottom: 2px; }
 .notes .warning, .notes .unverified { border-color: #d49a00; } .notes .failed, .notes .blew-up { border-color: #c93c37; }
 .scroll { max-height: 250px; overflow: auto; } .scroll.few { max-height: none; } .wide { overflow-x: auto; }
@@ -85,3 +98,32 @@ document.querySelectorAll(".sortable").forEach(table => {
   document.body.dataset.drawn = "all";
 })();
 """
+
+
+def document(title: str, body: Sequence[str], figures: Mapping[str, Any]) -> str:
+    """The whole file, plotly.js in it. `figures` are drawn in the elements of their ids."""
+    from plotly.offline import get_plotlyjs
+
+    written = json.dumps(figures, allow_nan=False, separators=(",", ":")).replace("</", "<\\/")
+    return "\n".join(
+        [
+            "<!DOCTYPE html>",
+            f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
+            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            '<link rel="icon" href="data:,">',
+            f"<style>{STYLE}</style></head><body>",
+            *body,
+            f"<script>{get_plotlyjs()}</script>",
+            f"<script>const figures = {written};\n{SCRIPT}</script>",
+            "</body></html>",
+        ]
+    )
+
+
+def note_list(notes: Sequence[str]) -> str:
+    """A list, in colour where a note begins with one of COLOURED and a colon."""
+    kinds = [note.partition(":")[0] for note in notes]
+    classes = [f' class="{kind.replace(" ", "-")}"' if kind in COLOURED else "" for kind in kinds]
+    items = (f"<li{each}>{escape(note)}</li>" for each, note in zip(classes, notes, strict=True))
+    return f'<ul class="notes">{"".join(items)}</ul>'

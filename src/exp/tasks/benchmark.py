@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from exp.benchmark.crossing import answer, page
+from exp.benchmark.crossing import answer
 from exp.benchmark.machine import cores
 from exp.benchmark.outcome import baseline, losses, raw
+from exp.benchmark.page import page
 from exp.benchmark.peers import require_peers, tutorial_absent
 from exp.benchmark.plan import Size, expected_seconds, sessions, size_key, sizes, too_large, too_slow
 from exp.benchmark.replay import judged_with_blocks
