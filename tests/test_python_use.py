@@ -1,5 +1,6 @@
 """`exp.run`, `exp.data` and `exp.load` as a notebook uses them: in one process, again and again, beside other code."""
 
+import json
 import os
 import signal
 import threading
@@ -55,6 +56,28 @@ def test_several_threads_may_run(tmp_path: Path) -> None:
     for seed in range(4):
         again = exp.run("method=numpy", "tracker=none", f"seed={seed}", f"runs={tmp_path}", *SHORT)
         np.testing.assert_array_equal(found[seed], again.losses)
+
+
+def test_threads_that_ask_for_other_conditions_take_turns(tmp_path: Path) -> None:
+    before, found = torch.get_num_threads(), {}
+
+    def train(threads: int) -> None:
+        trained = exp.run("method=tensor", f"threads={threads}", "device=cpu", "tracker=none", f"runs={tmp_path}", *SHORT)
+        found[threads] = json.loads((trained.folder / "environment.json").read_text())["conditions"]
+
+    threads = [threading.Thread(target=train, args=(number,)) for number in (1, 2, 3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {number: each["torch_threads"] for number, each in found.items()} == {1: 1, 2: 2, 3: 3}
+    assert {number: {pool["num_threads"] for pool in each["threads"]} for number, each in found.items()} == {
+        1: {1},
+        2: {2},
+        3: {3},
+    }
+    assert all(each["deterministic"] for each in found.values())
+    assert (torch.get_num_threads(), torch.get_deterministic_debug_mode()) == (before, 0)
 
 
 def test_a_hydra_of_the_users_own_is_left_alone(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """The conditions of a run: threads, the precision of products, determinism.
 
-They are set for its duration and recorded as they really were.
+They are set for its duration and recorded as they really were. They are the whole process's: threads take turns.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -12,6 +13,8 @@ import numpy as np
 from exp.environment import thread_pools
 from exp.precisions import Precision
 
+_held = threading.RLock()
+
 
 @contextmanager
 def controlled(threads: int, library: str, precision: Precision, device: str) -> Iterator[dict[str, Any]]:
@@ -20,7 +23,7 @@ def controlled(threads: int, library: str, precision: Precision, device: str) ->
     `library` is "torch" or another, whose own settings are the method's to make; `device` as torch names it. Overflow is
     silent in between: a loss that is no longer finite is the loop's to report.
     """
-    with thread_pools().limit(limits=threads), np.errstate(all="ignore"):
+    with _held, thread_pools().limit(limits=threads), np.errstate(all="ignore"):
         if library != "torch":
             yield {"threads": _blas_threads()}
             return
