@@ -17,6 +17,7 @@ from exp import data, load
 from exp.claims import Claims
 from exp.errors import LONGEST_REASON, InputError, in_a_line
 from exp.run_folder import RunFolder, mark_killed, require_writable, run_folders
+from exp.state import State
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(mlflow|sqlalchemy|alembic)")
 
@@ -246,6 +247,23 @@ def test_load_of_something_else_says_what_a_run_folder_is(tmp_path: Path) -> Non
     for folder in (tmp_path, tmp_path / "absent", Path(__file__)):
         with pytest.raises(InputError, match="is no run folder"):
             load(folder)
+
+
+def test_a_state_is_read_as_it_was_written(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "run")
+    written = State({"w": np.arange(6.0).reshape(2, 3).T}, {}, np.array(3))
+    folder.write_state("final", written)
+    read = folder.state("final")
+    assert read is not None
+    for name, array in written.named().items():
+        np.testing.assert_array_equal(read.named()[name], array, strict=True)
+
+
+@pytest.mark.parametrize("content", [b"[1]", b"\xff\xfe", b"", b"null"])
+def test_a_status_that_is_none_is_passed_over(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "status.json").write_bytes(content)
+    assert run_folders(tmp_path) == []
 
 
 def test_a_folder_is_alive_as_long_as_its_lock_is_held(tmp_path: Path) -> None:

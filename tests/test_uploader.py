@@ -1,6 +1,8 @@
 """The trainer's side of the upload: it hears all that is answered, and gives a crowd of runs to two processes."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,6 +39,22 @@ def test_it_says_when_it_has_done_what_it_was_told(tmp_path: Path, uploader: Upl
     uploader._processes[0]._process.kill()
     assert not uploader.settle()  # nobody is there: it is not waited for
     assert not uploader.alive
+
+
+def test_a_new_one_is_told_what_the_one_before_took_with_it(tmp_path: Path, uploader: Uploader) -> None:
+    paths = [untracked(tmp_path / "run"), tmp_path / "gone"]
+    uploader.send_unknown(paths)
+    answers = uploader.wait(map(str, paths), "sqlite:///x.db")
+    assert [answers[str(path)].get("error") for path in paths] == [None, "the folder is gone"]
+    turns = next(uploader._turn)
+    uploader.send_unknown(paths)  # those it knows
+    assert next(uploader._turn) == turns + 1
+
+
+@pytest.mark.parametrize("torn", ['{"folder": "/tm', "no JSON\n"])
+def test_its_process_ends_where_the_trainer_was_killed_within_a_line(torn: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "exp.tracking.upload"], input=torn, text=True, timeout=60, check=True)
+    assert done.returncode == 0
 
 
 def test_it_goes_on_while_nobody_asks_for_answers(tmp_path: Path, uploader: Uploader) -> None:

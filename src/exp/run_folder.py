@@ -166,8 +166,7 @@ class RunFolder:
         """`name` is "initial" or "final"."""
         from safetensors.numpy import save
 
-        arrays = {key: np.ascontiguousarray(array) for key, array in state.named().items()}
-        self._replace(f"{name}.safetensors", save(arrays))
+        self._replace(f"{name}.safetensors", save({key: np.array(array, order="C") for key, array in state.named().items()}))
 
     def state(self, name: str) -> State | None:
         """The state called `name`; None where the run left none (it blew up, or did not finish)."""
@@ -215,9 +214,10 @@ def _locked(file: Path, how: int) -> bool:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        found = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def run_folders(runs: Path | str) -> list[RunFolder]:

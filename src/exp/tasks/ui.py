@@ -92,7 +92,8 @@ def _wait_until_ready(server: subprocess.Popen[bytes], port: int) -> None:
             if connection.getresponse().status == http.HTTPStatus.OK:
                 return
         except OSError:
-            time.sleep(0.1)
+            pass
         finally:
             connection.close()
+        time.sleep(0.1)
     raise InputError("task", "ui", f"mlflow server did not answer within {READY_SECONDS} s; run mlflow ui to see why")

@@ -30,6 +30,7 @@ def follow_up(experiment: Experiment, folders: list[RunFolder], view: dict[str, 
         load = f"exp.load({str(folders[-1].path)!r}).losses" if len(folders) == 1 else "exp.load(folder).losses"
         return [f"recorded in {where}; not tracked (tracker=none): {load} is the curve"]
     uploader = shared_uploader()
+    uploader.send_unknown(folder.path for folder in folders)
     runs = Path(experiment.runs).absolute()
     if view:
         uploader.send_view(view)

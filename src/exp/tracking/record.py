@@ -161,7 +161,7 @@ class Store:
         else:
             if points:
                 writer.add_points(told["run"], points)
-            if "revision" in told:  # a sweep that goes on
+            if told.get("complete"):  # a sweep that goes on
                 writer.go_on(told["run"])
         told["points"] |= {name: sent for name, (_, sent) in new.items()}
         return told | {"complete": over, "revision": status.get("revision", 0)}

@@ -62,7 +62,7 @@ class Upload:
             if status.get("tracking"):
                 chosen.setdefault(status["tracking"]["uri"], []).append((folder, status["status"] != "RUNNING"))
             else:
-                self.answer(str(folder.path), final=True, run=None)
+                self.answer(str(folder.path), final=True, **({"run": None} if status else {"error": "the folder is gone"}))
         for uri, folders in chosen.items():
             for run, (folder, over) in zip(self._recorded(uri, [folder for folder, _ in folders]), folders, strict=True):
                 if over:
@@ -144,7 +144,8 @@ def main() -> None:
 
     def read() -> None:
         for line in sys.stdin:
-            messages.put(json.loads(line))
+            with contextlib.suppress(json.JSONDecodeError):  # the trainer was killed within a line
+                messages.put(json.loads(line))
         messages.put(None)
 
     threading.Thread(target=read, daemon=True).start()

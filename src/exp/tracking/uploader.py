@@ -58,6 +58,13 @@ class Uploader:
                     self._processes[-1].open(uri)
             self._processes[next(self._turn) % len(self._processes)].tell({"folder": name})
 
+    def send_unknown(self, folders: Iterable[Path]) -> None:
+        """Upload those of which this uploader has not heard: an earlier one may have died with what it was told."""
+        for folder in folders:
+            name = str(folder.absolute())
+            if name not in self._open and name not in self._answers:
+                self.send(folder)
+
     def send_view(self, view: dict[str, Any]) -> None:
         """Save the page that overlays a sweep's curves."""
         self._ask(view["sweep"], {"view": view})
