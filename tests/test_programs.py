@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import inf, nan
 from typing import Any
 
 import cases
@@ -240,6 +241,30 @@ def test_a_run_that_blows_up_early_in_a_program_alone_or_outside_of_it_alone_is_
         return Seen(state, State({"w": np.zeros(2)}, {}, np.array(1)), curve, np.ones((2, 1)))
 
     found = compared(seen(together), seen(alone), Arithmetic("fp32", "float32"), terms=10)
+    assert found.agrees is agrees, str(found)
+
+
+@pytest.mark.parametrize(
+    ("together", "alone", "agrees"),
+    [
+        ({"valid": nan}, {}, False),
+        ({}, {"valid": nan}, False),
+        ({"valid": nan}, {"valid": nan}, True),
+        ({"valid": inf}, {"valid": inf}, True),
+        ({"output": -5e20}, {"output": 1e20}, False),
+        ({"output": 1e20}, {"output": 1e20}, True),
+        ({"output": nan}, {}, False),
+    ],
+)
+def test_what_is_not_finite_or_too_large_to_be_squared_is_compared_too(
+    together: dict[str, float], alone: dict[str, float], agrees: bool
+) -> None:
+    def seen(valid: float = 1.0, output: float = 1.0) -> Seen:
+        state = State({"w": np.ones(2)}, {}, np.array(0))
+        curve = Curve(train_loss=[1.0, 1.0], valid={"loss": [valid]}, valid_step=[0])
+        return Seen(state, State({"w": np.zeros(2)}, {}, np.array(1)), curve, np.full((2, 1), output, np.float32))
+
+    found = compared(seen(**together), seen(**alone), Arithmetic("fp32", "float32"), terms=10)
     assert found.agrees is agrees, str(found)
 
 

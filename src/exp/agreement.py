@@ -1,8 +1,7 @@
 """Whether a run in a program is what it is alone."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import inf
-from typing import Any
 
 import numpy as np
 
@@ -43,9 +42,6 @@ class Agreement:
     steps: int
     agrees: bool
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
     def __str__(self) -> str:
         update = f"its update by {self.update:.1e} (median {self.typical:.1e})"
         later = f"the first {EARLY} losses by {self.early:.1e}, the outputs of its last state by {self.outputs:.1e}"
@@ -69,11 +65,10 @@ def compared(together: Seen, alone: Seen, arithmetic: Arithmetic, terms: int) ->
     rounding = min(4 * terms * unit, FLIPPED)
     one, other = np.array(together.curve.train_loss), np.array(alone.curve.train_loss)
     steps = min(len(one), len(other))
-    scale = np.maximum(np.abs(other[:steps]), np.finfo(np.float64).tiny)
-    differences = np.abs(one[:steps] - other[:steps]) / scale
+    differences = _relative(one[:steps], other[:steps])
     loss = float(differences[0]) if steps else float(len(one) != len(other))
-    early = max(differences[:EARLY].max(initial=0.0), *_evaluations(together.curve, alone.curve))
-    early = inf if _ends_apart(together.curve, alone.curve) else float(early)
+    early = max(_most(differences[:EARLY]), _most(_evaluations(together.curve, alone.curve)))
+    early = inf if _ends_apart(together.curve, alone.curve) else early
     double = arithmetic.dtype == "float64"
     near, middle = (DOUBLE, DOUBLE) if double else (FLIPPED, FLIPPED if arithmetic.coarse else TYPICAL)
     update = max(_difference(together, alone, name, arithmetic.storage) for name in alone.initial.params)
@@ -85,7 +80,7 @@ def compared(together: Seen, alone: Seen, arithmetic: Arithmetic, terms: int) ->
         typical=typical,
         early=early,
         outputs=outputs,
-        largest=float(differences.max(initial=0.0)),
+        largest=_most(differences),
         at_step=int(differences.argmax()) if steps else 0,
         steps=steps,
         agrees=loss <= rounding and max(update, early, outputs) <= near and typical <= middle,
@@ -102,11 +97,26 @@ def _ends_apart(one: Curve, other: Curve) -> bool:
     return ends[0] < EARLY and ends[1] > ends[0] + 1
 
 
-def _evaluations(one: Curve, other: Curve) -> list[float]:
+def _evaluations(one: Curve, other: Curve) -> np.ndarray:
     """How far the losses of early evaluations are apart, relative; the first is of the initial weights."""
     pairs = zip(one.valid_step, one.valid.get("loss", ()), other.valid.get("loss", ()), strict=False)
-    early = [(mine, right) for step, mine, right in pairs if step < EARLY]
-    return [0.0, *(abs(mine - right) / max(abs(right), float(np.finfo(np.float64).tiny)) for mine, right in early)]
+    early = np.array([(mine, right) for step, mine, right in pairs if step < EARLY]).reshape(-1, 2)
+    return _relative(early[:, 0], early[:, 1])
+
+
+def _relative(found: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """|p − q| / |q| of each; where not both are finite 0 if they are the same, else infinite."""
+    with np.errstate(all="ignore"):
+        apart = np.abs(found - right) / np.maximum(np.abs(right), np.finfo(np.float64).tiny)
+    return np.where(np.isfinite(found) & np.isfinite(right), apart, np.where(_alike(found, right), 0.0, inf))
+
+
+def _alike(found: np.ndarray, right: np.ndarray) -> np.ndarray:
+    return (found == right) | (np.isnan(found) & np.isnan(right))
+
+
+def _most(apart: np.ndarray) -> float:
+    return float(apart.max(initial=0.0))
 
 
 def _apart(one: np.ndarray, other: np.ndarray) -> float:
@@ -114,8 +124,9 @@ def _apart(one: np.ndarray, other: np.ndarray) -> float:
     finite = np.isfinite(other)
     if one.shape != other.shape or not np.array_equal(np.isfinite(one), finite):
         return inf
-    size = float(np.linalg.norm(other[finite]))
-    return float(np.linalg.norm(one[finite] - other[finite])) / size if size else float(np.any(one[finite]))
+    found, right = one[finite].astype(np.float64), other[finite].astype(np.float64)  # squares of float32 overflow soon
+    size = float(np.linalg.norm(right))
+    return float(np.linalg.norm(found - right)) / size if size else float(np.any(found))
 
 
 def _median(together: Seen, alone: Seen, unit: float) -> float:

@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from math import inf
 from typing import Any
@@ -141,7 +141,7 @@ def _checked(program: Program, folders: Sequence[RunFolder], curves: Sequence[Cu
     found = program.compared_alone(run, curves[run], device)
     if not found.agrees:
         raise Disagreement(f"{folders[run].path.name} is not what it is alone: {found}")
-    checked = {"run": folders[run].path.name, **found.as_json()}
+    checked = {"run": folders[run].path.name, **asdict(found)}
     return {"program": {"first": folders[0].path.name, "runs": len(curves), "checked": checked}}
 
 
