@@ -174,6 +174,16 @@ class Alone(NumPy):
 
 
 @dataclass(kw_only=True)
+class Claiming(NumPy):
+    """It says that it trains stacks."""
+
+    def transition(self, state: State, x: Array, y: Array) -> tuple[Array, State]:
+        if state.count.ndim:
+            raise ValueError("only one")
+        return super().transition(state, x, y)
+
+
+@dataclass(kw_only=True)
 class Waiting(Tensor):
     """Looks at its loss."""
 
@@ -255,6 +265,13 @@ def test_a_method_that_says_what_it_does_not_is_not_broken() -> None:
     assert not_kept(found) == {"stacked runs": None}
     assert found.verdict == "equivalent"
     assert "not done  stacked runs: trains one run at a time: a stack raises NotImplementedError" in found.kit["report"]
+
+
+@pytest.mark.usefixtures("same_process")
+def test_a_method_that_claims_stacks_and_cannot_do_them_is_broken() -> None:
+    found = reported(case(Claiming()))
+    assert not_kept(found) == {"stacked runs": False}
+    assert "says that it trains stacks, and one raises ValueError: only one" in found.line
 
 
 # The smallest example

@@ -161,10 +161,12 @@ def trains_stacks(case: Case, start: Start, conditions: tuple[Any, ...]) -> str:
         method.start(Formulas(subject.network, subject.loss, start.optimizer, constants), stack_states(states), subject.place)
         losses = get(method.steps(x, y, Block(0, 2), subject.place))
         after = method.export()
+    except NotImplementedError:
+        raise Limit("trains one run at a time: a stack raises NotImplementedError") from None
     except Exception as error:
-        raise Limit(f"trains one run at a time: a stack raises {type(error).__name__}") from None
+        raise Broken(f"says that it trains stacks, and one raises {type(error).__name__}: {error}") from None
     if losses.shape != (2, RUNS):
-        raise Limit(f"trains one run at a time: losses of a stack have shape {losses.shape}, not (2, {RUNS})")
+        raise Broken(f"says that it trains stacks, and the losses of one have shape {losses.shape}, not (2, {RUNS})")
     for run, (optimizer, state) in enumerate(zip(optimizers, states, strict=True)):
         single = subject.start(state, optimizer)
         right = get(single.steps(x, y, Block(0, 2), subject.place))
@@ -186,7 +188,7 @@ def never_waits(case: Case, start: Start, conditions: tuple[Any, ...]) -> str:
     """No value is read from the device, and nothing waits for it, between two losses."""
     subject = case.subject
     if subject.method.library != "torch":
-        return "NumPy computes at once: nothing to wait for"
+        return f"{subject.method.library} is not watched: what waits for a device is known of torch alone"
     method = subject.start(start.state, start.optimizer)
     x, y = subject.put(start.x), subject.put(start.y)
     method.step(x, y)  # what is only done once does not count
