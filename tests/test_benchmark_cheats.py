@@ -28,6 +28,7 @@ from exp.conditions import controlled
 from exp.configuration import instantiate
 from exp.methods.base import Method
 from exp.methods.manual import NumPy, Tensor
+from exp.optimizers import SGD
 from exp.verification.verdict import DIFFERENT, EQUIVALENT, UNDECIDED
 
 SMALL = ["method=numpy", "tracker=none", "problem.samples=11", "problem.inputs=7", "problem.outputs=3", "network.hidden=[5]"]
@@ -48,6 +49,12 @@ def own_clock() -> Iterator[None]:
     kept = time.perf_counter, time.perf_counter_ns
     yield
     time.perf_counter, time.perf_counter_ns = kept
+
+
+class Unheard(SGD):
+    """The reference has none of its name."""
+
+    torch_name = "Unheard"
 
 
 def participant(method: Method, *words: str) -> Participant:
@@ -105,6 +112,14 @@ def test_the_timed_blocks_themselves_are_judged() -> None:
     judged = judged_with_blocks(honest)
     assert judged.verdict == DIFFERENT
     assert judged.first is not None and judged.first.probe.startswith("timed block") and judged.first.step == 3
+
+
+@pytest.mark.usefixtures("fake_clock")
+def test_blocks_that_no_reference_can_judge_are_undecided() -> None:
+    size, _ = timed(cheating.Honest())
+    size.members[0].experiment.optimizer = Unheard(lr=1e-3)
+    judged = judged_with_blocks(size.members[0], alone=True)
+    assert judged.verdict == UNDECIDED and judged.reason.startswith("the reference has no Unheard")
 
 
 @pytest.mark.usefixtures("fake_clock")

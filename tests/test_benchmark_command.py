@@ -14,6 +14,7 @@ from sweeping import Here, here
 from exp.benchmark import machine
 from exp.benchmark.crossing import answer, points
 from exp.benchmark.page import charts, page
+from exp.benchmark.peers import absences, peers
 from exp.benchmark.session import LEAST_ROUNDS
 from exp.benchmark.table import notes, rows_of, text
 from exp.claims import Claim
@@ -214,6 +215,21 @@ def test_a_mistake_is_one_line(word: str, said: str) -> None:
     with pytest.raises(InputError) as error:
         instantiate(*compose(["task=benchmark", word]))
     assert str(error.value) == said
+
+
+@pytest.mark.parametrize(
+    ("words", "absent"),
+    [
+        ((), []),
+        (("precision=fp64",), []),
+        (("precision=bf16",), ["tutorial numpy", "lightning"]),
+        (("experiment=digits",), ["tutorial"]),
+    ],
+)
+def test_peers_that_cannot_do_the_experiment_are_told(words: tuple[str, ...], absent: list[str]) -> None:
+    experiment, _ = instantiate(*compose(["method=tensor", "device=cpu", *words]))
+    assert list(absences(experiment, ["tutorial", "lightning"])) == absent
+    assert not set(absent) & peers(experiment, ["tutorial", "lightning"]).keys()
 
 
 def test_a_peer_that_is_not_installed_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

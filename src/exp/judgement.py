@@ -23,7 +23,7 @@ from exp.verification.judge import Judge
 from exp.verification.reference import Unknown
 from exp.verification.subject import Subject
 from exp.verification.training_run import judge_training
-from exp.verification.verdict import DIFFERENT, EQUIVALENT, Verdict, concluded, undecided
+from exp.verification.verdict import DIFFERENT, EQUIVALENT, Verdict, concluded, concluded_of_losses, undecided
 
 FIRST_STEPS = 3
 """Of a run, that are judged with the verdict that is remembered."""
@@ -62,11 +62,12 @@ def judged(
     device: str,
     *,
     first_steps: int | None = None,
+    probes: bool = True,
     further: Callable[[Case, Judge], None] = lambda case, judge: None,
 ) -> Verdict:
     """The verdict on the experiment's method in its place, and along the configured training, or so many of its first steps.
 
-    The caller has set the `conditions`. `further` looks at what else there is to judge.
+    The caller has set the `conditions`. `further` looks at what else there is to judge: at all there is, without `probes`.
     A method that raises is undecided: what it computes has not been seen.
     """
     started = time.perf_counter()
@@ -77,7 +78,8 @@ def judged(
         return undecided(str(error), "a loss, an activation or an optimizer that torch has too")
     curve: dict[str, Any] = {}
     try:
-        judge_method(asked, judge)
+        if probes:
+            judge_method(asked, judge)
         if first_steps != 0:
             training = experiment.training
             if first_steps is not None:
@@ -94,7 +96,7 @@ def judged(
             found = concluded(asked, judge)
         found.traceback = traceback.format_exc()
     else:
-        found = concluded(asked, judge)
+        found = concluded(asked, judge) if probes else concluded_of_losses(asked, judge)
     found.curve, found.seconds = curve, time.perf_counter() - started
     return found
 

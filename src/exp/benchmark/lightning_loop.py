@@ -23,32 +23,31 @@ ENDLESS = 10**9
 class LightningLoop(Module):
     """Every loss is kept, as `self.log` would be told it; no logger, no progress bar, no checkpoints."""
 
-    def unsupported(self, **chosen: Any) -> str | None:
-        if chosen["precision"] not in ("fp32", "fp64"):
-            return "the loop is written for precision=fp32 and fp64"
-        return super().unsupported(**chosen)
-
     def start(self, formulas: Formulas, state: State, place: Place) -> None:
         super().start(formulas, state, place)
         self.batches: queue.Queue[tuple[Array, Array]] = queue.Queue()
         self.done: queue.Queue[Array | BaseException] = queue.Queue()
-        threading.Thread(target=self._fit, args=(place,), daemon=True).start()
+        self.fit = threading.Thread(target=self._fit, args=(place,), daemon=True)
 
     def step(self, x: Array, y: Array) -> Array:
-        self.batches.put((x, y))
-        if isinstance(found := self.done.get(), BaseException):
-            raise found
-        return found
+        self._give(x, y)
+        return self._loss()
 
     def steps(self, x: Array, y: Array, block: Block, place: Place) -> Array:
         rows = block.placed(place)
         for step in range(block.steps):
-            self.batches.put((x, y) if rows is None else (gather(x, rows[step]), gather(y, rows[step])))
-        found = [self.done.get() for _ in range(block.steps)]
-        for each in found:
-            if isinstance(each, BaseException):
-                raise each
-        return stack(found)
+            self._give(*((x, y) if rows is None else (gather(x, rows[step]), gather(y, rows[step]))))
+        return stack([self._loss() for _ in range(block.steps)])
+
+    def _give(self, x: Array, y: Array) -> None:
+        if not self.fit.ident:
+            self.fit.start()
+        self.batches.put((x, y))
+
+    def _loss(self) -> Array:
+        if isinstance(found := self.done.get(), BaseException):
+            raise found
+        return found
 
     def _fit(self, place: Place) -> None:
         """In the thread: fit on what is put into `batches`, for good."""

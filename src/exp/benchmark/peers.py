@@ -5,8 +5,8 @@ loss is read, as there. Their ReLU has the derivative 1 at 0, so they are judged
 """
 
 import importlib.util
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -19,14 +19,14 @@ from exp.state import State
 PEERS = ("tutorial", "lightning")
 
 
-def peers(experiment: Experiment, wanted: Any) -> dict[str, Method]:
+def peers(experiment: Experiment, wanted: Collection[str]) -> dict[str, Method]:
     """The peers by their names in the table, for the size and the place of an experiment; of those that can be had there."""
     found: dict[str, Method] = {}
-    on_cpu = experiment.device.torch_name == "cpu"
-    if "tutorial" in wanted and tutorial_absent(experiment) is None:
-        found |= {"tutorial numpy": TutorialNumPy()} if on_cpu and experiment.precision.name in ("fp32", "fp64") else {}
+    absent = absences(experiment, wanted)
+    if "tutorial" in wanted and "tutorial" not in absent:
+        found |= {} if "tutorial numpy" in absent else {"tutorial numpy": TutorialNumPy()}
         found |= {"tutorial tensor": TutorialTensor(), "tutorial autograd": TutorialAutograd()}
-    if "lightning" in wanted:
+    if "lightning" in wanted and "lightning" not in absent:
         from exp.benchmark.lightning_loop import LightningLoop
 
         found |= {"lightning": LightningLoop()}
@@ -41,23 +41,21 @@ def require_peers(wanted: list[str]) -> None:
         raise InputError("peers", "lightning", "is not installed; pip install 'exp[bench]', or leave it out")
 
 
-def tutorial_absent(experiment: Experiment) -> str | None:
-    """Why the tutorial's scripts cannot do the experiment: they are written for one network, loss and update."""
-    network, optimizer = experiment.network, experiment.optimizer
-    same = (len(network.hidden), network.bias, network.activation, experiment.choices["loss"]) == (
-        1,
-        False,
-        "relu",
-        "squared_error",
-    )
-    if (
-        same
-        and experiment.choices["optimizer"] == "sgd"
-        and not optimizer.weight_decay
-        and experiment.training.batch_size is None
-    ):
-        return None
-    return "the tutorial's scripts know one hidden ReLU layer without biases, squared_error, plain sgd and whole batches alone"
+def absences(experiment: Experiment, wanted: Collection[str]) -> dict[str, str]:
+    """Why a wanted peer, or one of its scripts, cannot do the experiment."""
+    network, optimizer, choices = experiment.network, experiment.optimizer, experiment.choices
+    found = {}
+    if "tutorial" in wanted:
+        shape = (len(network.hidden), network.bias, network.activation) == (1, False, "relu")
+        update = choices["optimizer"] == "sgd" and not optimizer.weight_decay and experiment.training.batch_size is None
+        if not (shape and update and choices["loss"] == "squared_error"):
+            known = "one hidden ReLU layer without biases, squared_error, plain sgd and whole batches alone"
+            found["tutorial"] = f"the tutorial's scripts know {known}"
+        elif experiment.device.torch_name != "cpu" or experiment.precision.name not in ("fp32", "fp64"):
+            found["tutorial numpy"] = "NumPy computes on a CPU, in fp32 or fp64"
+    if "lightning" in wanted and experiment.precision.name not in ("fp32", "fp64"):
+        found["lightning"] = "its loop is written for precision=fp32 and fp64"
+    return found
 
 
 @dataclass(kw_only=True)

@@ -6,7 +6,7 @@ reference runs freely, until the states decide no more (`verification.block`). N
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 from typing import Any
 
@@ -16,7 +16,7 @@ from exp.arrays import Array
 from exp.benchmark.costs import costs
 from exp.benchmark.fresh import fresh
 from exp.benchmark.session import Audit, Participant
-from exp.judgement import case, conditions, judged
+from exp.judgement import conditions, judged
 from exp.state import State
 from exp.verification.block import judge_losses
 from exp.verification.case import Case
@@ -25,7 +25,7 @@ from exp.verification.comparison import Comparison, exactly
 from exp.verification.judge import At, Judge
 from exp.verification.subject import Subject
 from exp.verification.training_run import JUDGED_OPERATIONS, LOOKED_AT
-from exp.verification.verdict import EQUIVALENT, Verdict, concluded, undecided
+from exp.verification.verdict import EQUIVALENT, Verdict, undecided
 
 MOST_OPERATIONS = 3e11
 """Floating-point operations with which timed steps are judged in all, at most, for each thread: some seconds."""
@@ -70,21 +70,10 @@ def judged_with_blocks(participant: Participant, *, alone: bool = False) -> Verd
         judge_audits(asked, judge, participant)
 
     with conditions(experiment, device):
-        if not alone:
-            found = judged(experiment, data, device, first_steps=0, further=further)
-            if found.verdict == EQUIVALENT and not any(np.isfinite(each.timed.losses).any() for each in participant.audits):
-                return undecided("the timed losses are not finite: nothing was computed", "a smaller optimizer.lr")
-            return found
-        from exp.seeds import generator
-
-        asked = case(experiment, data, device)
-        judge = asked.judge(generator(asked.seed, "verification"))
-        further(asked, judge)
-        if judge.wrong:
-            return concluded(asked, judge)
-        decided = any(entry.beat == "loss" and entry.decides for entry in judge.judged)
-        found = Verdict(EQUIVALENT) if decided else undecided("no timed step could be decided", "precision=fp64")
-        return replace(found, remarks=judge.remarks, comparisons=len(judge.judged))
+        found = judged(experiment, data, device, first_steps=0, probes=not alone, further=further)
+    if found.verdict == EQUIVALENT and not any(np.isfinite(each.timed.losses).any() for each in participant.audits):
+        return undecided("the timed losses are not finite: nothing was computed", "a smaller optimizer.lr")
+    return found
 
 
 def judgeable(participant: Participant) -> int:

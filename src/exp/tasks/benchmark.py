@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 
 from exp.benchmark.crossing import answer
-from exp.benchmark.machine import cores
 from exp.benchmark.outcome import baseline, losses, raw
 from exp.benchmark.page import page
-from exp.benchmark.peers import require_peers, tutorial_absent
+from exp.benchmark.peers import absences, require_peers
 from exp.benchmark.plan import Size, expected_seconds, sessions, size_key, sizes, too_large, too_slow
 from exp.benchmark.replay import judged_with_blocks
 from exp.benchmark.rows import peer_row, row
 from exp.benchmark.session import MOST_SEED, Participant, Session, measure
 from exp.benchmark.table import COLUMNS, notes, rows_of, text
 from exp.claims import Claim
+from exp.environment import cores
 from exp.errors import require
 from exp.experiment import Experiment
 from exp.problems import Data
@@ -182,8 +182,8 @@ class Benchmark(RunTask):
         own["benchmark"] |= {"session": name, "size": place, "warnings": session.warnings, "shape": shape}
         own["benchmark"] |= {"threads": each.experiment.threads, "cores": cores(), "size_key": size_key(each.experiment)}
         if own["benchmark"].get("is_baseline"):
-            if "tutorial" in self.peers and (absent := tutorial_absent(each.experiment)):
-                own["benchmark"]["notes"].append(f"no tutorial beside {each.label}: {absent}")
+            absent = absences(each.experiment, self.peers)
+            own["benchmark"]["notes"] += [f"no {peer} beside {each.label}: {why}" for peer, why in absent.items()]
             timed = [peer for peer in size.peers if peer.failed is None]
             own["benchmark"]["peers"] = [peer_row(peer, size, session, own["benchmark"]) for peer in timed]
         return [{"status": "FINISHED", **said, **own, "metrics": said["metrics"] | own["metrics"]}]

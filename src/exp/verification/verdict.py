@@ -1,6 +1,6 @@
 """The verdict on a method: equivalent, different, undecided or unsupported; with what it stands on."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import inf, isfinite
 from typing import Any
 
@@ -130,6 +130,15 @@ def concluded(case: Case, judge: Judge) -> Verdict:
         found.reason = f"{worst} is known to {found.resolution[worst]:.0%} only"
         found.would_decide = "precision=fp64, or a smaller network"
     return found
+
+
+def concluded_of_losses(case: Case, judge: Judge) -> Verdict:
+    """The verdict on steps that were not judged tensor by tensor at probes: their losses must have been decided."""
+    if judge.wrong:
+        return concluded(case, judge)
+    decided = any(entry.beat == "loss" and entry.decides for entry in judge.judged)
+    found = Verdict(EQUIVALENT) if decided else undecided("no timed step could be decided", "precision=fp64")
+    return replace(found, remarks=judge.remarks, comparisons=len(judge.judged))
 
 
 def _expected(case: Case) -> list[str]:
