@@ -26,6 +26,7 @@ from exp.methods.manual import NumPy
 from exp.run_folder import EXPIRES_SECONDS, SWEEPS, RunFolder, run_folders
 from exp.sources import modules_of, sources
 from exp.sweep import planning
+from exp.sweep.execution import Order, execute
 from exp.sweep_folder import find_sweep, plan_of
 
 __all__ = ["here"]
@@ -555,3 +556,32 @@ def test_a_mistake_in_a_launcher_is_one_line(word: str, start: str, tmp_path: Pa
     """In a process of its own: Hydra's warnings, which exp silences, would be errors in this one."""
     commanded(command("-m", "hydra/launcher=joblib", word, *QUIET, "seed=0,1", cwd=tmp_path)).refused(start)
     assert not (tmp_path / "runs").exists()
+
+
+# Odd machines, odd moments
+
+
+def test_a_system_that_does_not_tell_which_cores_it_gives_sweeps_too(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    here("-m", *QUIET, "seed=0,1").ok()
+
+
+def test_a_run_whose_folder_is_removed_while_the_sweep_goes_on_is_over(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def removing(order: Order, *arguments: Any, **options: Any) -> list[str]:
+        done = execute(order, *arguments, **options)
+        forgotten = order.claims.latest(done[0])
+        assert forgotten is not None
+        shutil.rmtree(forgotten.path)
+        return done
+
+    monkeypatch.setattr("exp.sweep.running.execute", removing)
+    here("-m", *QUIET, "seed=0,1", "sweep.fuse=off").ok(3)
+    assert not run_folders(tmp_path / "runs")
+
+
+def test_the_seeds_of_a_part_are_seeds_in_the_summary_too(here: Here, tmp_path: Path) -> None:
+    here("-m", *QUIET, "training.seed=0,1", "optimizer.lr=1e-3,1e-4").ok()
+    settings = the_sweep(tmp_path).read_json("summary.json")["settings"]
+    assert [(each["setting"], each["values"]["n"]) for each in settings] == [("lr=0.001", 2), ("lr=0.0001", 2)]

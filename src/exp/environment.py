@@ -19,13 +19,18 @@ def environment(torch_device: str | None) -> dict[str, Any]:
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
         "platform": platform.platform(),
         "cpu": processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "gpu": _gpu(torch_device),
         "blas": [_library(pool) for pool in thread_pools().info()],
         "git": _git(Path.cwd()),
         "git_of_exp": _git(Path(__file__).parent),
         "command": ["python", "-m", "exp", *sys.argv[1:]] if sys.argv[0].endswith("__main__.py") else sys.argv,
     }
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _library(pool: dict[str, Any]) -> dict[str, Any]:

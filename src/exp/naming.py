@@ -25,6 +25,16 @@ def labels(overrides: list[str], swept: Collection[str] = ()) -> list[str]:
     return [_label(key, value, ambiguous=ends[key.rpartition(".")[2]] > 1) for key, value in told.items()]
 
 
+def setting_name(factors: Mapping[str, Any]) -> str:
+    """What a run of a sweep is apart from its seeds: the labels of its other factors; empty where there are none."""
+    return " ".join(labels([f"{key}={_typed(value)}" for key, value in factors.items() if not is_seed(key)], list(factors)))
+
+
+def is_seed(key: str) -> bool:
+    """Whether a dotted key is that of a seed."""
+    return key.rpartition(".")[2] == "seed"
+
+
 def typed_values(overrides: list[str]) -> dict[str, str]:
     """The value of each key as it was typed."""
     pairs = (override.lstrip("+").partition("=") for override in overrides if not override.startswith("~"))
@@ -44,6 +54,13 @@ def flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 def short(value: float, form: str = "g") -> str:
     """1e-6 rather than 1e-06."""
     return re.sub(r"e([+-])0*(\d)", lambda exponent: f"e{exponent[1].replace('+', '')}{exponent[2]}", format(value, form))
+
+
+def _typed(value: Any) -> str:
+    """A value as one would type it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return short(value) if isinstance(value, float) and float(short(value)) == value else str(value)
 
 
 def _label(key: str, value: str, *, ambiguous: bool) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exp.benchmark import clock
+from exp.environment import cores
 
 BUSY_CORES = 0.25
 """Others that compute so much of a core disturb: the measurement has to share caches and memory, perhaps its core."""
@@ -36,11 +37,6 @@ def look(workers: Iterable[int | None]) -> Look:
     own = sum(os.times()[:4]) + sum(_computed_by(worker) for worker in workers if worker is not None)
     busy, stolen = _processor()
     return Look(clock.seconds(), busy, stolen, own, _hertz())
-
-
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def quiet_core(turn: int) -> int | None:

@@ -16,6 +16,7 @@ from exp.benchmark.bench import BLOCK_SECONDS, MOST_CALLS, Started, Timed, Warm
 from exp.benchmark.ceilings import Ceilings
 from exp.benchmark.processes import Local, Worker, WorkerFailed
 from exp.benchmark.statistics import LEAST_OF_A_STRETCH
+from exp.environment import cores
 from exp.experiment import Experiment
 from exp.problems import Data
 from exp.seeds import Generator, generator
@@ -113,7 +114,7 @@ def measure(
     One that fails takes no further part, and says why in `failed`.
     """
     session = Session(seed, list(participants))
-    first = int(generator(seed, "benchmark", processes).integers(machine.cores()))
+    first = int(generator(seed, "benchmark", processes).integers(cores()))
     for process in range(processes):
         session.cores.append(machine.quiet_core(first + process) if isolated else None)
         with ExitStack() as stack:

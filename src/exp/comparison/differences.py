@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from exp.comparison.trials import Trial, is_seed
+from exp.comparison.trials import Trial
 from exp.errors import InputError, listed, nearest
-from exp.naming import flat
+from exp.naming import flat, is_seed
 
 PRESETS = ("experiment", "debug")
 """Groups whose choices change other groups."""

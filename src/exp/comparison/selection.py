@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from exp.comparison.trials import Trial, is_seed
+from exp.comparison.trials import Trial
 from exp.errors import InputError, nearest
-from exp.naming import flat, typed_values
+from exp.naming import flat, is_seed, typed_values
 from exp.run_folder import RunFolder, run_folders
 from exp.sweep_folder import LATEST, Planned, find_sweep, plan_of, sweeps
 

@@ -7,8 +7,9 @@ from math import isfinite, isnan, nan
 from typing import Any
 
 from exp.comparison.spread import Spread
-from exp.comparison.trials import Trial, is_seed
+from exp.comparison.trials import Trial
 from exp.errors import InputError, listed, nearest
+from exp.naming import is_seed
 
 NUMBERS = {
     "final/loss": "final loss",

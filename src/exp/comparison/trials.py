@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from exp.naming import labels, short
+from exp.naming import is_seed, setting_name
 from exp.run_folder import RunFolder
 
 
@@ -48,8 +48,7 @@ class Trial:
     @property
     def setting(self) -> str:
         """What it is apart from its seed: the label of its other factors."""
-        words = [f"{key}={_typed(value)}" for key, value in self.factors.items() if not is_seed(key)]
-        return " ".join(labels(words, list(self.factors))) or self.method
+        return setting_name(self.factors) or self.method
 
     @property
     def seed(self) -> tuple[Any, ...]:
@@ -90,14 +89,3 @@ def seconds_of(times: np.ndarray, first: float) -> np.ndarray:
     ends = np.flatnonzero(np.append(np.diff(times) > 0, True))  # the last step of each block
     known = np.concatenate([[times[0] - first], times[ends]])
     return np.interp(np.arange(1, len(times) + 1), np.concatenate([[0], ends + 1]), known) - known[0]
-
-
-def is_seed(key: str) -> bool:
-    return key.rpartition(".")[2] == "seed"
-
-
-def _typed(value: Any) -> str:
-    """A value as one would type it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return short(value) if isinstance(value, float) and float(short(value)) == value else str(value)

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from exp.comparison.pair import codes
-from exp.comparison.trials import Trial, is_seed
-from exp.naming import flat
+from exp.comparison.trials import Trial
+from exp.naming import flat, is_seed
 from exp.run_folder import run_folders
 
 STEP = ("method", "device", "precision", "problem", "network", "loss", "optimizer")

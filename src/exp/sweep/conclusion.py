@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from exp.naming import labels
+from exp.naming import setting_name
 from exp.report import Report
 from exp.run_folder import RunFolder
 from exp.summary import outcome
@@ -103,9 +103,7 @@ def _aggregates(runs: Sequence[Planned], names: Sequence[str]) -> list[dict[str,
     settings: dict[str, list[dict[str, float]]] = {}
     for run in runs:
         if run.status.get("status") == "FINISHED":
-            told = [f"{key}={value}" for key, value in run.factors.items() if key != "seed"]
-            setting = " ".join(labels(told, run.factors)) or "all"
-            settings.setdefault(setting, []).append(run.status.get("metrics", {}))
+            settings.setdefault(setting_name(run.factors) or "all", []).append(run.status.get("metrics", {}))
     found = []
     for setting, measured in settings.items():
         values: dict[str, float] = {"n": float(len(measured))}

@@ -137,6 +137,8 @@ def running_here(order: Order, entry: Entry) -> bool:
 
 def _over(order: Order, entry: Entry, deaths: Counter[str]) -> bool:
     """Whether a run needs no more of this invocation: it finished, failed, or was told to end (by a cluster's time limit)."""
+    if entry.ready is None:  # done here, also where somebody has removed its folder since
+        return True
     folder = order.claims.latest(entry.key)
     status = folder.status() if folder else {}
     if not status or status["status"] == "RUNNING":

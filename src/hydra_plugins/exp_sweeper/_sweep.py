@@ -14,6 +14,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from exp.composition import Composer, axis_parser, axis_values, resolved
 from exp.config_errors import explained
 from exp.configuration import described_sweep
+from exp.environment import cores as available
 from exp.errors import InputError, require, require_choice
 from exp.gpus import visible_gpus
 from exp.sweep.execution import Order
@@ -74,7 +75,7 @@ def _launch(context: HydraContext, config: DictConfig, name: str, planned: Plan)
     ready = [entry.ready[0] for entry in planned.runs if entry.ready]
     cores = max((experiment.threads for experiment in ready), default=1)
     gpus = visible_gpus() if any(experiment.device.name == "cuda" for experiment in ready) else []
-    workers = max(1, min(len(os.sched_getaffinity(0)) // cores, len(gpus) or sys.maxsize))
+    workers = max(1, min(available() // cores, len(gpus) or sys.maxsize))
     with read_write(config.hydra), open_dict(config.hydra.sweeper):
         config.hydra.sweeper.update({"cores": cores, "gpus": int(bool(gpus)), "workers": workers})
     if name == "joblib":
