@@ -1,10 +1,12 @@
 """Whether a run in a program is what it is alone."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
 import numpy as np
 
+from exp.arrays import Array
 from exp.curve import Curve
 from exp.state import State
 from exp.verification.tolerance import OPERANDS, Arithmetic
@@ -21,6 +23,20 @@ DOUBLE = 1e-9
 
 EARLY = 10
 """Steps in which momentum, averages and later batches show, and roundings have not grown yet."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far a step in a program was from the same step alone, relative: its loss, and its update in norm and in the
+    `typical` element, the median."""
+
+    loss: float
+    update: float
+    typical: float
+    agrees: bool
+
+    def __str__(self) -> str:
+        return f"its loss off by {self.loss:.1e}, its update by {self.update:.1e} (median {self.typical:.1e})"
 
 
 @dataclass(frozen=True)
@@ -59,32 +75,47 @@ class Seen:
     outputs: np.ndarray
 
 
-def compared(together: Seen, alone: Seen, arithmetic: Arithmetic, terms: int) -> Agreement:
-    """`terms`: how many are summed from one end of the network to the other. A loss may be off by 4 n u (Higham 2002, 3.1)."""
-    unit = OPERANDS.get(arithmetic.precision, arithmetic.storage)
-    rounding = min(4 * terms * unit, FLIPPED)
+def agreement(together: Seen, alone: Seen, arithmetic: Arithmetic, terms: int) -> Agreement:
+    """`terms`: how many are summed from one end of the network to the other."""
     one, other = np.array(together.curve.train_loss), np.array(alone.curve.train_loss)
     steps = min(len(one), len(other))
     differences = _relative(one[:steps], other[:steps])
     loss = float(differences[0]) if steps else float(len(one) != len(other))
     early = max(_most(differences[:EARLY]), _most(_evaluations(together.curve, alone.curve)))
     early = inf if _ends_apart(together.curve, alone.curve) else early
-    double = arithmetic.dtype == "float64"
-    near, middle = (DOUBLE, DOUBLE) if double else (FLIPPED, FLIPPED if arithmetic.coarse else TYPICAL)
-    update = max(_difference(together, alone, name, arithmetic.storage) for name in alone.initial.params)
-    typical = _median(together, alone, arithmetic.storage)
+    first = _step(loss, alone.initial, together.first_step, alone.first_step, arithmetic, terms)
     outputs = _apart(together.outputs, alone.outputs)
     return Agreement(
         loss=loss,
-        update=update,
-        typical=typical,
+        update=first.update,
+        typical=first.typical,
         early=early,
         outputs=outputs,
         largest=_most(differences),
         at_step=int(differences.argmax()) if steps else 0,
         steps=steps,
-        agrees=loss <= rounding and max(update, early, outputs) <= near and typical <= middle,
+        agrees=first.agrees and max(early, outputs) <= (DOUBLE if arithmetic.dtype == "float64" else FLIPPED),
     )
+
+
+def step_agreement(
+    before: State, together: tuple[Array, State], alone: tuple[Array, State], arithmetic: Arithmetic, terms: int
+) -> Step:
+    """Of a step from `before`: its loss and the state after it, in a program and alone."""
+    losses = (np.asarray(loss, np.float64).reshape(1) for loss, _ in (together, alone))
+    return _step(_most(_relative(*losses)), before, together[1], alone[1], arithmetic, terms)
+
+
+def _step(loss: float, before: State, found: State, right: State, arithmetic: Arithmetic, terms: int) -> Step:
+    """A loss may be off by 4 n u (Higham 2002, 3.1)."""
+    rounding = min(4 * terms * OPERANDS.get(arithmetic.precision, arithmetic.storage), FLIPPED)
+    near, middle = FLIPPED, FLIPPED if arithmetic.coarse else TYPICAL
+    if arithmetic.dtype == "float64":
+        near = middle = DOUBLE
+    triples = [(before.params[name], found.params[name], right.params[name]) for name in before.params]
+    update = max(_difference(*triple, arithmetic.storage) for triple in triples)
+    typical = _median(triples, arithmetic.storage)
+    return Step(loss, update, typical, agrees=loss <= rounding and update <= near and typical <= middle)
 
 
 def _ends_apart(one: Curve, other: Curve) -> bool:
@@ -129,25 +160,23 @@ def _apart(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.linalg.norm(found - right)) / size if size else float(np.any(found))
 
 
-def _median(together: Seen, alone: Seen, unit: float) -> float:
-    """The median of |p − q| beyond the rounding of what is stored, by |q − p₀|, over all elements that move."""
+def _median(triples: Sequence[tuple[Array, Array, Array]], unit: float) -> float:
+    """The median of |p − q| beyond the rounding of what is stored, by |q − p₀|, of all elements that move. Triples p₀, p, q."""
     ratios = []
-    for name, initial in alone.initial.params.items():
-        found, right = together.first_step.params[name], alone.first_step.params[name]
+    for before, found, right in triples:
         with np.errstate(all="ignore"):
-            beyond = np.maximum(np.abs(found - right) - 2 * unit * np.abs(initial), 0.0)
-            ratio = beyond / np.abs(right - initial)
+            beyond = np.maximum(np.abs(found - right) - 2 * unit * np.abs(before), 0.0)
+            ratio = beyond / np.abs(right - before)
         ratios.append(ratio[np.isfinite(ratio)])
     every = np.concatenate(ratios)
     return float(np.median(every)) if every.size else 0.0
 
 
-def _difference(together: Seen, alone: Seen, name: str, unit: float) -> float:
+def _difference(before: Array, found: Array, right: Array, unit: float) -> float:
     """‖p − q‖ beyond the rounding of what is stored, u ‖p₀‖, by the norm of the update ‖q − p₀‖; infinite where only one is."""
-    found, right = together.first_step.params[name], alone.first_step.params[name]
     if not (np.isfinite(found).all() and np.isfinite(right).all()):
         return 0.0 if np.array_equal(np.isfinite(found), np.isfinite(right)) else np.inf
-    initial = alone.initial.params[name]
-    beyond = max(float(np.linalg.norm(found - right)) - 2 * unit * float(np.linalg.norm(initial)), 0.0)
-    moved = float(np.linalg.norm(right - initial))
+    before, found, right = (array.astype(np.float64) for array in (before, found, right))  # squares of float32 overflow soon
+    beyond = max(float(np.linalg.norm(found - right)) - 2 * unit * float(np.linalg.norm(before)), 0.0)
+    moved = float(np.linalg.norm(right - before))
     return beyond / moved if moved else float(beyond > 0)

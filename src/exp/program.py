@@ -4,81 +4,141 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from exp.arrays import Place, get, put
 from exp.curve import Curve
 from exp.devices import Device
 from exp.experiment import Experiment
 from exp.loop import exported, train
-from exp.methods.base import Formulas
+from exp.methods.base import Block, Formulas, Method, Wrapper
 from exp.optimizers import stack_constants
 from exp.problems import Data
+from exp.seeds import Generator, unforeseen
 from exp.state import State, stack_states
 
 if TYPE_CHECKING:
     from exp.agreement import Agreement
+    from exp.verification.tolerance import Arithmetic
 
 
 OUTPUTS = 64
 """Rows of which the outputs of a program and of its exported weights are compared."""
 
+MEMBERS = 32
+"""Runs of a program, at most, whose second step is compared with their own."""
+
+
+class Disagreement(Exception):
+    """A run in a program was not what it is alone."""
+
 
 class Program:
-    """Runs that differ in numbers only (`exp.fusion` says which), on their data."""
+    """Runs that differ in numbers only (`exp.fusion` says which), on their data. Of several each is compared with itself
+    alone: MEMBERS of them in a step, one in its whole training, drawn by `random`."""
 
-    def __init__(self, experiments: Sequence[Experiment], data: Sequence[Data], *, compares: bool | None = None):
+    def __init__(self, experiments: Sequence[Experiment], data: Sequence[Data], random: Generator | None = None):
         self.experiments, self.data = experiments, data
-        self.compares = len(experiments) > 1 if compares is None else compares
+        self.random = random or unforeseen()
+        self.compared = int(self.random.integers(len(experiments)))
 
-    def start(self, device: Device) -> tuple[list[State], Place]:
-        """Start the first method, anew, with all runs; returns the states of their seeds, in float64, and the place."""
+    def start(self, device: Device) -> list[State]:
+        """Start the first method, anew, with all runs; returns the states of their seeds, in float64."""
         first = self.experiments[0]
         self.initial = [run.initial_state(data) for run, data in zip(self.experiments, self.data, strict=True)]
         self.place = Place(first.method.library, device.torch_name, first.precision.dtype)
-        state, network, constants = self.initial[0], first.network, first.optimizer.constants()
+        network, constants = first.network, first.optimizer.constants()
         if len(self.initial) > 1:
             widths = zip(*(run.network.hidden for run in self.experiments), strict=True)
-            state, network = stack_states(self.initial), replace(network, hidden=[max(each) for each in widths])
+            network = replace(network, hidden=[max(each) for each in widths])
             constants = _shared(stack_constants([run.optimizer for run in self.experiments]))
-        self.method = replace(first.method)
-        self.method.start(Formulas(network, first.loss, first.optimizer, constants), state, self.place)
-        return self.initial, self.place
+        self.formulas = Formulas(network, first.loss, first.optimizer, constants)
+        self.method = self._started(self.initial)
+        return self.initial
+
+    def _started(self, states: Sequence[State]) -> Method:
+        """A fresh copy of the method with all runs, from these states."""
+        method = replace(self.experiments[0].method)  # type: ignore[type-var]  # every method is a dataclass
+        method.start(self.formulas, stack_states(states) if len(states) > 1 else states[0], self.place)
+        return method
 
     def train(self) -> Iterator[list[Curve]]:
-        """The growing curves of the runs, after every block. `first_step` are the states after the first of them."""
+        """The growing curves of the runs, after every block. Raises `Disagreement` for several, after the first step."""
         loss = self.experiments[0].loss
         trainings = [run.training for run in self.experiments]
-        self.first_step: list[State] = []
+        self.first_step: State | None = None
         for curves in train(self.method, self.initial, trainings, self.data, loss, self.place):
-            if self.compares and not self.first_step:
-                self.first_step = exported(self.method, self.initial)
+            if self.first_step is None:
+                states = self.export()
+                self.first_step = states[self.compared]
+                if len(states) > 1:
+                    self._compare_steps(states)
             yield curves
 
     def export(self) -> list[State]:
         """The canonical state of each run."""
         return exported(self.method, self.initial)
 
-    def compared_alone(self, run: int, curve: Curve, device: Device) -> "Agreement":
-        """Train one of the runs once more, alone: what it is alone it has to be in the program, whose `curve` is given."""
-        from exp.agreement import Seen, compared  # a run alone needs none of it
-        from exp.verification.tolerance import Arithmetic
+    def _compare_steps(self, states: Sequence[State]) -> None:
+        """A step of the stack from these `states`, and the same step of MEMBERS of its runs alone.
 
-        alone = Program([self.experiments[run]], [self.data[run]], compares=True)
+        At the states after the first step, where momentum and averages show.
+        """
+        from exp.agreement import step_agreement
+
+        first = self.experiments[0]
+        size = first.training.batch_size or len(self.data[0].train.inputs)
+        shared = len({id(each) for each in self.data}) == 1
+        chosen = self.data[:1] if shared else self.data
+        placed = [(put(each.train.inputs[:size], self.place), put(each.train.targets[:size], self.place)) for each in chosen]
+        x, y = placed[0] if shared else (put(np.stack([get(each[part]) for each in placed]), self.place) for part in (0, 1))
+        stack, block = self._started(states), Block(int(states[0].count), 1)
+        losses = get(stack.steps(x, y, block, self.place))[0]
+        after = exported(stack, self.initial)
+        members = self.random.permutation(len(states))[:MEMBERS].tolist()
+        for run in members:
+            alone = self._alone(run, states[run])
+            loss = get(alone.steps(*placed[0 if shared else run], block, self.place))[0]
+            found = step_agreement(states[run], (losses[run], after[run]), (loss, alone.export()), *self._rounding(run))
+            if not found.agrees:
+                raise Disagreement(f"a step of {self.experiments[run].name} is not what it is alone: {found}")
+
+    def _alone(self, run: int, state: State) -> Method:
+        """The method of a run, started alone: that whose formulas it has, where it is one that wraps."""
+        experiment = self.experiments[run]
+        method = experiment.method
+        while isinstance(method, Wrapper):
+            method = method.inner
+        alone = replace(method)  # type: ignore[type-var]
+        optimizer = experiment.optimizer
+        alone.start(Formulas(experiment.network, experiment.loss, optimizer, optimizer.constants()), state, self.place)
+        return alone
+
+    def compared_alone(self, curve: Curve, final: State, device: Device) -> "Agreement":
+        """Train the run `compared` once more, alone: what it is alone it has to be in the program, which ended with `curve`
+        and `final`."""
+        from exp.agreement import Seen, agreement  # a run alone needs none of it
+
+        run = self.compared
+        alone = Program([self.experiments[run]], [self.data[run]])
         alone.start(device)
         *_, (single,) = alone.train()
-        initial, experiment = self.initial[run], self.experiments[run]
-        inputs = put(self.data[run].train.inputs[:OUTPUTS], self.place)
-        ended = replace(alone.method)
-        optimizer = experiment.optimizer
-        ended.start(
-            Formulas(experiment.network, experiment.loss, optimizer, optimizer.constants()), self.export()[run], self.place
+        assert self.first_step is not None and alone.first_step is not None
+        initial, inputs = self.initial[run], put(self.data[run].train.inputs[:OUTPUTS], self.place)
+        outputs = get(self.method.predict(inputs))[run]
+        return agreement(
+            Seen(initial, self.first_step, curve, outputs),
+            Seen(initial, alone.first_step, single, get(self._alone(run, final).predict(inputs))),
+            *self._rounding(run),
         )
-        terms = sum(sum(array.shape) for array in initial.params.values()) + len(self.data[run].train.inputs)
-        return compared(
-            Seen(initial, self.first_step[run], curve, get(self.method.predict(inputs))[run]),
-            Seen(initial, alone.first_step[0], single, get(ended.predict(inputs))),
-            Arithmetic(experiment.precision.name, experiment.precision.dtype),
-            terms,
-        )
+
+    def _rounding(self, run: int) -> tuple["Arithmetic", int]:
+        """The arithmetic of a run, and how many terms are summed from one end of its network to the other."""
+        from exp.verification.tolerance import Arithmetic
+
+        precision = self.experiments[run].precision
+        terms = sum(sum(array.shape) for array in self.initial[run].params.values()) + len(self.data[run].train.inputs)
+        return Arithmetic(precision.name, precision.dtype), terms
 
 
 def _shared(constants: Mapping[str, list[float]]) -> dict[str, Any]:

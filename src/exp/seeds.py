@@ -16,6 +16,11 @@ def generator(seed: int, stream: str, *path: int) -> Generator:
     return Generator(np.random.PCG64(sequence))
 
 
+def unforeseen() -> Generator:
+    """A generator that nobody can repeat: it chooses what is looked at, never what is computed."""
+    return Generator(np.random.PCG64())
+
+
 def digest(arrays: Mapping[str, np.ndarray | None]) -> str:
     """SHA-256 (hex) over names, types, shapes and bytes of host arrays, in the order of their names."""
     sha = hashlib.sha256()

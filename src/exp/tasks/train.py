@@ -1,6 +1,5 @@
 """task=train: train the method, keep everything in the run folder, tell MLflow; several runs of a sweep as one program."""
 
-import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ from exp.interruption import interrupted
 from exp.memory import measured
 from exp.naming import short
 from exp.problems import Data
-from exp.program import Program
+from exp.program import Disagreement, Program
 from exp.report import Report
 from exp.run_folder import RunFolder, Verdicts
 from exp.seeds import digest
@@ -97,7 +96,7 @@ def _train(
     used = torch_device if library == "torch" else None
     with controlled(first.threads, library, first.precision, torch_device) as conditions:
         memory = measured(used)
-        initial, _ = program.start(first.device)
+        initial = program.start(first.device)
         described = environment(used) | {"conditions": conditions, "sources": run_sources(first)}
         digests = []
         for member, folder, state in zip(members, folders, initial, strict=True):
@@ -119,7 +118,7 @@ def _train(
             taken = {name: value / len(members) for name, value in memory().items()}
             finals = program.export()
             said = [taken | metrics(curve) for curve in curves]
-            together = _checked(program, folders, curves, first.device) if len(members) > 1 else {}
+            together = _checked(program, folders, curves, finals, first.device) if len(members) > 1 else {}
         except BaseException as error:  # also of a run that failed or was killed; a program that failed is done again
             report.end()
             if len(members) == 1 or interrupted(error):
@@ -131,14 +130,12 @@ def _train(
         yield ended | together
 
 
-class Disagreement(Exception):
-    """A run in a program was not what it is alone."""
-
-
-def _checked(program: Program, folders: Sequence[RunFolder], curves: Sequence[Curve], device: Device) -> dict[str, Any]:
+def _checked(
+    program: Program, folders: Sequence[RunFolder], curves: Sequence[Curve], finals: Sequence[State], device: Device
+) -> dict[str, Any]:
     """What all runs of a program say of it: its size, and how one of them, taken at random, compares with itself alone."""
-    run = secrets.randbelow(len(curves))
-    found = program.compared_alone(run, curves[run], device)
+    run = program.compared
+    found = program.compared_alone(curves[run], finals[run], device)
     if not found.agrees:
         raise Disagreement(f"{folders[run].path.name} is not what it is alone: {found}")
     checked = {"run": folders[run].path.name, **asdict(found)}
