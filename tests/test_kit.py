@@ -219,8 +219,8 @@ BREAKING = [
     (Overwriting, {"inputs untouched"}, "x was changed by a step"),
     (Widening, {"type kept"}, "loss is float64, not float32"),
     # A wrong loss is a wrong number too.
-    (LossAfterUpdate, {"loss before update", "ragged batch"}, "that of the updated weights; before the update it is"),
-    (FixedBatch, {"ragged batch"}, "is wrong at step 2, of 2 rows"),
+    (LossAfterUpdate, {"loss before update", "ragged batch", "stacked runs"}, "that of the updated weights; before"),
+    (FixedBatch, {"ragged batch", "stacked runs"}, "is wrong at step 2, of 2 rows"),
     (Remembering, {"stop and continue"}, "loss differs when a run is stopped after 2 steps and continued"),
     (Mixing, {"stacked runs"}, "of run 0 in a stack of 3 is"),
     (Waiting, {"no synchronisation"}, "a step reads values from the device (_local_scalar_dense)"),

@@ -406,18 +406,18 @@ def test_what_is_over_when_the_next_run_of_a_program_fails_stays(
 
 
 def test_a_program_that_was_shot_is_resumed(tmp_path: Path) -> None:
-    words = (*with_faulty(tmp_path), "method.fault=waits", "seed=range(0,3)", "sweep.fuse=3", "tracker=none")
+    words = (*with_faulty(tmp_path), "method.fault=waits", "seed=range(0,4)", "sweep.fuse=4", "tracker=none")
     shot = start(*words, cwd=tmp_path)
     until(lambda: (tmp_path / "waiting-0").exists())
-    assert [status["status"] for status in attempts(tmp_path)] == ["RUNNING"] * 3
+    assert [status["status"] for status in attempts(tmp_path)] == ["RUNNING"] * 4
     os.kill(shot.pid, signal.SIGKILL)
     shot.communicate()
     (tmp_path / "go").touch()
     resumed = ended(start(*words, cwd=tmp_path)).ok()
-    assert "3 runs: 3 retry" in resumed.out
-    assert "3 runs one by one: the process of the last attempt died" in resumed.lines
-    assert sorted(finished(tmp_path)) == [f"seed={seed}" for seed in range(3)]
-    assert sorted(status["status"] for status in attempts(tmp_path)) == ["FINISHED"] * 3 + ["KILLED"] * 3
+    assert "4 runs: 4 retry" in resumed.out
+    assert "4 runs in 2 programs: the process of the last attempt died, of 4 together" in resumed.lines
+    assert sorted(finished(tmp_path)) == [f"seed={seed}" for seed in range(4)]
+    assert sorted(status["status"] for status in attempts(tmp_path)) == ["FINISHED"] * 4 + ["KILLED"] * 4
     all_gone(tmp_path)
 
 
@@ -445,7 +445,7 @@ def test_groups_are_shared_out_among_few_jobs_and_what_died_is_alone() -> None:
 
 
 def test_the_plan_says_why_what_died_is_alone() -> None:
-    entries = [Entry(name, [], key=name, died=True) for name in "ab"]
+    entries = [Entry(name, [], key=name, died=1) for name in "ab"]
     assert rules(grouped(entries, "auto")) == ["2 runs one by one: the process of the last attempt died"]
 
 

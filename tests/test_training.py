@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
@@ -422,3 +423,36 @@ def test_what_has_no_clock_of_its_own_is_waited_for():
     lazy = Lazy()
     assert settled(lazy) is lazy and lazy.waited
     assert settled(1) == 1
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 40),
+    st.integers(1, 300),
+    st.none() | st.integers(1, 40),
+    st.none() | st.integers(1, 50),
+    st.none() | st.integers(1, 50),
+    st.booleans(),
+)
+def test_blocks_close_where_they_should_and_nowhere_else(
+    samples: int, steps: int, batch: int | None, evaluate: int | None, log: int | None, watch: bool
+) -> None:
+    """After the first step, at a cadence, before and after a ragged batch, at the longest, at the end."""
+    size = min(batch, samples) if batch else None
+    training = Training(steps=steps, batch_size=size, evaluate_every=evaluate, log_every=log, watch_finite=watch)
+    spans = list(training.spans(samples))
+    assert [step for span in spans for step in span] == list(range(steps))
+    cadences = training.evaluation_cadence(samples), training.log_cadence(samples)
+    epoch, ragged = -(-samples // (size or samples)), samples % (size or samples)
+
+    def closes(done: int) -> bool:
+        beside_ragged = ragged and epoch - 1 in (done % epoch, (done - 1) % epoch)
+        return bool(done in (1, steps) or any(done % each == 0 for each in cadences) or beside_ragged or watch)
+
+    for before, span in zip([range(0), *spans], spans, strict=False):
+        assert before.stop == span.start
+        assert closes(span.stop) or len(span) == LONGEST_BLOCK
+        assert not any(closes(done) for done in span[1:])
+    counts, lengths = Counter(map(len, spans)), training.lengths(samples)
+    assert {*lengths} == counts.keys() - {1}
+    assert [counts[length] for length in lengths] == sorted((counts[length] for length in lengths), reverse=True)

@@ -196,7 +196,7 @@ def test_a_verdict_is_not_that_of_other_code_or_another_precision(
     first = trained()
     assert (first["first"]["tensor"], first["first"]["ratio"]) == ("count", "inf")
     judged = [len(remembered(tmp_path))]
-    same = trained("seed=7", "optimizer.lr=1e-5", "training.steps=10")
+    same = trained("seed=7", "optimizer.lr=1e-5")
     assert {key: same[key] for key in ("first", "resolution", "seconds")} == {
         key: first[key] for key in ("first", "resolution", "seconds")
     }
@@ -206,11 +206,13 @@ def test_a_verdict_is_not_that_of_other_code_or_another_precision(
         judged.append(len(remembered(tmp_path)))
     trained("optimizer.weight_decay=0.1")
     judged.append(len(remembered(tmp_path)))
+    trained("training.log_every=3", "training.evaluate_every=3")  # other blocks
+    judged.append(len(remembered(tmp_path)))
     source = next(theirs.glob("*.py"))
     source.write_text(source.read_text() + "\n# another step\n")
     trained()
     judged.append(len(remembered(tmp_path)))
-    assert judged == [1, 1, 2, 3, 4, 5, 6, 7]
+    assert judged == [1, 1, 2, 3, 4, 5, 6, 7, 8]
 
 
 def test_a_fault_that_only_numbers_as_large_as_the_trainings_show_is_seen(

@@ -15,7 +15,7 @@ FLIPPED = 0.05
 """So much of an update may differ in norm, but in float64: a row that another order of summing puts on the other side of
 ReLU's kink, or an entry of Adam's whose gradient is rounding, moves by all it can. A wrong rate, batch or weight moves all."""
 
-TYPICAL = 5e-3
+TYPICAL = 1e-3
 """So much of an update may differ in the median of its elements, which a few rows and entries do not move; in float32."""
 
 DOUBLE = 1e-9

@@ -22,7 +22,7 @@ from exp.activations import ACTIVATIONS
 from exp.experiment import Experiment
 from exp.memory import free_bytes
 from exp.methods.base import Method, Wrapper
-from exp.optimizers import Optimizer
+from exp.optimizers import NUMBERS, Optimizer
 from exp.problems import Data
 from exp.tasks.base import Group
 
@@ -31,8 +31,6 @@ LEAST = 8
 FEWEST = 4
 """2 runs, one of them trained alone too, took 1.2 to 1.4 times as long as one by one."""
 MOST = 1024
-NUMBERS = ("lr", "weight_decay", "momentum", "betas", "eps")
-"""The shipped optimizers' numbers, all of which are among their `constants`."""
 DRAWN = ("hidden", "initial", "seed")
 """What of a network may differ in a program: the widths where they can be padded, and what its weights are drawn by."""
 OFF, AUTO = "off", "auto"

@@ -48,6 +48,7 @@ def case(experiment: Experiment, data: Data, device: str) -> Case:
         samples=len(data.train.inputs),
         seed=experiment.seed,
         readers=readers,
+        lengths=experiment.training.lengths(len(data.train.inputs)),
     )
 
 
@@ -144,7 +145,7 @@ def identity(experiment: Experiment, data: Data, device: str) -> str:
     depends = {
         "method": [type(method).__qualname__, {field.name: repr(getattr(method, field.name)) for field in fields(method)}],  # type: ignore[arg-type]
         "code": sources([*modules_of(kinds_of(method)), __name__]),
-        "shape": [asked.widths, asked.classes, asked.shape.whole, asked.ragged, experiment.training.batch_size is not None],
+        "shape": [asked.widths, asked.classes, asked.shape.whole, asked.ragged, asked.batch_size is not None, asked.lengths],
         "network": [experiment.network.activation, experiment.network.bias, experiment.network.initial],
         "problem": {key: value for key, value in experiment.config["problem"].items() if key != "seed"},
         "parts": [repr(experiment.loss), type(optimizer).__qualname__, repr(optimizer)],

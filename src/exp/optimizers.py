@@ -16,6 +16,9 @@ from exp.state import State
 
 Slots = dict[str, Array]
 
+NUMBERS = ("lr", "weight_decay", "momentum", "betas", "eps")
+"""The shipped optimizers' numbers, all of which are among their `constants`."""
+
 
 @dataclass(kw_only=True)
 class Optimizer(abc.ABC):
@@ -72,6 +75,11 @@ def stack_constants(optimizers: Sequence[Optimizer]) -> dict[str, list[float]]:
     """The constants of K optimizers of one kind, K numbers each."""
     each = [optimizer.constants() for optimizer in optimizers]
     return {key: [constants[key] for constants in each] for key in each[0]}
+
+
+def shared(constants: Mapping[str, list[float]]) -> dict[str, Any]:
+    """A constant that all runs have in common as one number: a weight decay of 0 is left out, as in one run."""
+    return {key: values[0] if len(set(values)) == 1 else values for key, values in constants.items()}
 
 
 def _decayed(g: Array, p: Array, c: Mapping[str, Any]) -> Array:

@@ -1,8 +1,8 @@
 """A program: runs that are trained together as one stack of tensors, or one run alone. Each stays what it is by itself."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from exp.devices import Device
 from exp.experiment import Experiment
 from exp.loop import exported, train
 from exp.methods.base import Block, Formulas, Method, Wrapper
-from exp.optimizers import stack_constants
+from exp.optimizers import shared, stack_constants
 from exp.problems import Data
 from exp.seeds import Generator, unforeseen
 from exp.state import State, stack_states
@@ -51,7 +51,7 @@ class Program:
         if len(self.initial) > 1:
             widths = zip(*(run.network.hidden for run in self.experiments), strict=True)
             network = replace(network, hidden=[max(each) for each in widths])
-            constants = _shared(stack_constants([run.optimizer for run in self.experiments]))
+            constants = shared(stack_constants([run.optimizer for run in self.experiments]))
         self.formulas = Formulas(network, first.loss, first.optimizer, constants)
         self.method = self._started(self.initial)
         return self.initial
@@ -139,8 +139,3 @@ class Program:
         precision = self.experiments[run].precision
         terms = sum(sum(array.shape) for array in self.initial[run].params.values()) + len(self.data[run].train.inputs)
         return Arithmetic(precision.name, precision.dtype), terms
-
-
-def _shared(constants: Mapping[str, list[float]]) -> dict[str, Any]:
-    """A constant that all runs have in common as one number: a weight decay of 0 is left out, as in one run."""
-    return {key: values[0] if len(set(values)) == 1 else values for key, values in constants.items()}

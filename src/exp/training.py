@@ -1,7 +1,9 @@
 """How long a run is trained and in which batches: its steps, in blocks."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from math import ceil
 
 import numpy as np
@@ -70,25 +72,27 @@ class Training:
 
     def blocks(self, samples: int) -> Iterator[Block]:
         """The run as blocks of steps of one batch size. The first step, and what a cadence ends, close a block."""
-        total = self.total_steps(samples)
+        batches = self.batches(samples)
+        for span in self.spans(samples):
+            rows = [batch for _, batch in zip(span, batches, strict=False) if batch is not None]
+            yield Block(span.start, len(span), np.stack(rows) if rows else None)
+
+    def lengths(self, samples: int) -> list[int]:
+        """Those of its blocks of several steps, the most frequent first, as far as a thousand blocks show."""
+        counts = Counter(len(span) for span in islice(self.spans(samples), 1000))
+        return [length for length, _ in counts.most_common() if length > 1]
+
+    def spans(self, samples: int) -> Iterator[range]:
+        """The steps of each block."""
+        total, size = self.total_steps(samples), self.batch_size or samples
         longest = 1 if self.watch_finite else LONGEST_BLOCK
         cadences = (self.log_cadence(samples), self.evaluation_cadence(samples))
-        rows: list[np.ndarray | None] = []
+        per_epoch, whole = -(-samples // size), samples // size  # batches, and those that are not ragged
         first = 0
-        for step, batch in zip(range(total), self.batches(samples), strict=False):
-            if rows and _size(batch) != _size(rows[0]):  # a ragged last batch is a block of its own
-                yield _block(first, rows)
-                first, rows = step, []
-            rows.append(batch)
-            done = step + 1
-            if done in (1, total) or len(rows) == longest or any(done % cadence == 0 for cadence in cadences):
-                yield _block(first, rows)
-                first, rows = done, []
-
-
-def _size(batch: np.ndarray | None) -> int | None:
-    return None if batch is None else len(batch)
-
-
-def _block(first: int, rows: list[np.ndarray | None]) -> Block:
-    return Block(first, len(rows), None if rows[0] is None else np.stack([batch for batch in rows if batch is not None]))
+        while first < total:
+            within = first % per_epoch
+            to_ragged = whole - within if whole < per_epoch else total  # a ragged last batch is a block of its own
+            to_cadence = min(cadence - first % cadence for cadence in cadences)
+            steps = min(1 if first == 0 else total - first, longest, to_cadence, to_ragged or 1)
+            yield range(first, first + steps)
+            first += steps

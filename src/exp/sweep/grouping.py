@@ -1,7 +1,7 @@
 """Which runs of a plan are done together."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from exp.sweep.planning import Entry
 
@@ -20,14 +20,23 @@ class Together:
 def grouped(
     entries: Sequence[Entry], fuse: str, alone: Collection[str] = (), *, elsewhere: bool = False, workers: int = 1
 ) -> list[Together]:
-    """These runs in groups, as their task says. Last come, by themselves, those that died or whose keys are in `alone`."""
-    free = [entry for entry in entries if entry.ready and not entry.died and entry.key not in alone]
-    runs = [(entry.ready[0], entry.ready[2]) for entry in free if entry.ready]
-    task = free[0].ready[1] if free and free[0].ready else None
-    groups = task.groups(runs, fuse, elsewhere=elsewhere, workers=workers) if task else []
-    kept = {entry.key for entry in free}
-    by_themselves = [Together([entry], DIED, alone=True) for entry in entries if entry.key not in kept]
-    return [Together([free[number] for number in group.runs], group.rule) for group in groups] + by_themselves
+    """These runs in groups, as their task says. Last come those that died, half as many together as then, and by themselves
+    those whose keys are in `alone`."""
+
+    def together(some: Sequence[Entry]) -> list[Together]:
+        runs = [(entry.ready[0], entry.ready[2]) for entry in some if entry.ready]
+        task = some[0].ready[1] if some and some[0].ready else None
+        groups = task.groups(runs, fuse, elsewhere=elsewhere, workers=workers) if task else []
+        return [Together([some[number] for number in group.runs], group.rule) for group in groups]
+
+    able = [entry for entry in entries if entry.ready and entry.key not in alone]
+    found = together([entry for entry in able if not entry.died])
+    for size in sorted({entry.died for entry in able if entry.died > 1}, reverse=True):
+        died, half = [entry for entry in able if entry.died == size], size // 2
+        for first in range(0, len(died), half):
+            found += [replace(group, rule=f"{DIED}, of {size} together", alone=True) for group in together(died[first:][:half])]
+    kept = {entry.key for group in found for entry in group.entries}
+    return found + [Together([entry], DIED, alone=True) for entry in entries if entry.key not in kept]
 
 
 def shared_out(groups: Sequence[Together], jobs: int | None) -> list[list[Together]]:

@@ -51,7 +51,7 @@ class Rule:
 class Entry:
     """One run of a plan, recorded as `title`. `key` tells it from all others; those that cannot be done have none.
 
-    `died`: the process of its last attempt ended without a word.
+    `died`: so many runs were trained together in its last attempt, whose process ended without a word; 0: it did not.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Entry:
     title: str = ""
     ready: tuple[Experiment, RunTask, Data] | None = None
     error: InputError | None = None
-    died: bool = False
+    died: int = 0
 
 
 @dataclass(frozen=True)
@@ -196,10 +196,10 @@ def look_back(entries: Iterable[Entry], claims: Claims, rule: Rule) -> None:
         elif status["status"] == "RUNNING":
             entry.state = RUNNING if last.alive else RETRY
             entry.reason = f"{'in' if last.alive else 'killed in'} {last.path}"
-            entry.died = not last.alive
+            entry.died = 0 if last.alive else status.get("together", 1)
         elif rule.again(status):
             entry.state, entry.reason = RETRY, f"{status['status'].lower()}{_because(status)}"
-            entry.died = bool(status.get("died"))
+            entry.died = status.get("together", 1) if status.get("died") else 0
         else:
             entry.state = DONE if status["status"] == "FINISHED" else FAILED
             entry.reason = str(last.path) if entry.state == DONE else f"{_because(status)[2:]}; sweep.rerun=failed tries again"

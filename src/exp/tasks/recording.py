@@ -79,7 +79,7 @@ def recorded(members: Sequence[Member], report: Report, work: Work, **status: An
         folders = folders or [RunFolder.create(first.runs, member.experiment.name) for member in members]
         for member, folder in zip(members, folders, strict=True):
             folder.write_config(member.experiment.config)
-            folder.update_status(**begun(member.experiment), **member.status, **status)
+            folder.update_status(**begun(member.experiment), **member.status, **status, together=len(members))
         send()
         with nullcontext() if claim else beating(folders, lambda: False):
             done(slice(0, len(members)))

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import inf
 from typing import Any
@@ -166,14 +166,19 @@ def _ended(
     if experiment.training.verify:
         from exp.judgement import remembered  # a tenth of a start: most runs need none of it
         from exp.tasks.verify import verdict_status
+        from exp.verification.in_stack import InStack
 
-        verdict = remembered(experiment, data, torch_device, Verdicts(experiment.runs))
+        judged_as = replace(experiment, method=InStack(inner=experiment.method)) if several else experiment
+        verdict = remembered(judged_as, data, torch_device, Verdicts(experiment.runs))
         folder.write_json("verdict.json", {**experiment.choices, **verdict.as_json()})
         report.say(f"{which}verdict: {verdict.line}")
         judged = verdict_status(verdict, experiment)
         said |= judged | {"metrics": said["metrics"] | judged["metrics"]}
     if curve.rows_digest:
         said["digests"] = digests | {"rows": curve.rows_digest}
+    if curve.blew_up_at_step is None and int(final.count) != len(curve.train_loss):
+        counted = f"the method's state counts {int(final.count)} updates after {len(curve.train_loss)} steps"
+        report.say(f"{which}{counted}: some were left out, or not counted; task=verify says which")
     if curve.blew_up_at_step is not None:
         tensor = f"; first not finite: {curve.first_not_finite}" if curve.first_not_finite else ""
         smaller = f"try optimizer.lr={short(experiment.optimizer.lr / 10)}"

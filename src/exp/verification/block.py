@@ -43,6 +43,7 @@ def judge_losses(judge: Judge, chain: Chain, single: np.ndarray, last: State, lo
     if losses.shape != single.shape:
         judge.add(At(chain.name, 0), "batches", "number of losses", exactly(losses.size, single.size))
         return 0
+    judge.add(At(chain.name, len(losses)), "update", "count", exactly(int(method.export().count), int(last.count)))
     if same_bits(losses.astype(np.float64), single) and same_states(method.export(), last):
         return len(losses)
     return _judge_rounded(judge, chain, losses, method, last)

@@ -25,12 +25,16 @@ PROBE_ROWS, WHOLE_ROWS = 20, 1024
 
 CHAIN_STEPS = 4
 
+BLOCK_OPERATIONS = 2e10
+"""Floating-point operations of the steps in blocks, at most; one block of the longest in any case."""
+
 
 @dataclass(frozen=True)
 class Case:
     """A method for a network of `widths`, trained in batches of `batch_size` of `samples` rows. `classes`: one-hot targets.
 
-    `readers` are other optimizers by which the method's gradient can be read.
+    `readers` are other optimizers by which the method's gradient can be read, `lengths` those of the training's blocks, the
+    most frequent first.
     """
 
     subject: Subject
@@ -41,6 +45,7 @@ class Case:
     samples: int
     seed: int
     readers: Sequence[Any] = ()
+    lengths: Sequence[int] = ()
 
     @property
     def shape(self) -> Shape:
@@ -77,7 +82,8 @@ def judge_method(case: Case, judge: Judge) -> None:
 def judge_chain(case: Case, judge: Judge) -> None:
     """Steps from a conditioned state, in batches as configured, a ragged one among them; then steps of one size, as blocks too.
 
-    No two batches of a block are the same, and one method does two blocks: what is filled once and not again is seen.
+    No two batches of a block are the same, and one method does two blocks of each length that the training has, of 2 and of
+    the longest: what is filled once and not again is seen, and what a loop leaves out at its end.
     """
     subject, rows, batched = case.subject, case.shape.rows, case.batch_size is not None
     if case.ragged >= rows:  # a ragged batch is smaller than the others, here too
@@ -96,9 +102,19 @@ def judge_chain(case: Case, judge: Judge) -> None:
 
     block = replace(chain, name="block", plan=batches(CHAIN_STEPS))
     judge_block(judge, block, *judge_steps(judge, block, ()), blocks=2)
-    slower = replace(optimizer, lr=optimizer.lr / 2 ** ceil(log2(LONGEST_BLOCK)))  # as far in all as one step before
-    long = replace(chain, name="long block", optimizer=slower, plan=batches(LONGEST_BLOCK))
-    judge_block(judge, long, *judge_steps(judge, long, range(LONGEST_BLOCK - 1, 0, -LONGEST_BLOCK // 3)))
+    left = BLOCK_OPERATIONS / (6 * rows * sum(value.size for value in params.values()))
+    for length in dict.fromkeys([LONGEST_BLOCK, *case.lengths]):
+        blocks = 2 if 2 * length <= left else 1
+        if length < LONGEST_BLOCK and blocks == 1:  # it would take too long
+            judge.remarks.append(f"blocks of {length} steps: not judged, for the sake of time")
+            continue
+        left -= blocks * length
+        slower = replace(optimizer, lr=optimizer.lr / 2 ** ceil(log2(blocks * length)))  # as far in all as one step before
+        long = replace(chain, name=f"blocks of {length}", optimizer=slower, plan=batches(1))
+        _, moving = judge_steps(judge, long, ())  # with slots that are not empty: Adam's tell nothing of a gradient's scale
+        long = replace(long, state=moving, plan=batches(blocks * length))
+        looked_at = range(LONGEST_BLOCK - 1, 0, -LONGEST_BLOCK // 3) if length == LONGEST_BLOCK else ()
+        judge_block(judge, long, *judge_steps(judge, long, looked_at), blocks=blocks)
 
 
 def _batches(probe: Probe, rows: int, generator: Generator) -> list[np.ndarray]:

@@ -18,12 +18,14 @@ from exp.conditions import controlled
 from exp.methods.base import Block, Formulas
 from exp.seeds import generator
 from exp.state import State, stack_states
-from exp.verification.case import Case
+from exp.verification.case import Case, judge_method
 from exp.verification.chain import Chain, judge_steps
 from exp.verification.comparison import same_bits
+from exp.verification.in_stack import InStack
 from exp.verification.probes import signed
 from exp.verification.reads import reads
 from exp.verification.subject import Subject, visible
+from exp.verification.verdict import concluded
 
 RUNS = 3
 STEPS = 4
@@ -177,7 +179,12 @@ def trains_stacks(case: Case, start: Start, conditions: tuple[Any, ...]) -> str:
             # A sum in another order, twice: forward and backward.
             if not apart <= 8 * case.arithmetic.product(max(len(start.x), *case.widths)):
                 raise Broken(f"{name} of run {run} in a stack of {RUNS} is {apart:.1e} from that of the single run")
-    return f"{RUNS} runs stacked are the {RUNS} single runs"
+    stacked = replace(case, subject=replace(subject, method=InStack(inner=subject.method)))
+    judge = stacked.judge(generator(case.seed, "verification", 3))
+    judge_method(stacked, judge)
+    if judge.wrong:
+        raise Broken(f"a run in a stack is {concluded(stacked, judge).line}")
+    return f"{RUNS} runs stacked are the {RUNS} single runs, and one of them is equivalent too"
 
 
 def _scaled(value: np.ndarray, factor: float) -> np.ndarray:
