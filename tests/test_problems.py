@@ -80,27 +80,27 @@ def problems(path: str) -> dict[str, Problem]:
 @pytest.mark.parametrize("name", ["random", "digits", "diabetes", "table", "table of classes"])
 def test_digest_is_the_seeds(name: str, table: Table):
     problem = problems(table.path)[name]
-    digests = [replace(problem, seed=seed).load().digest() for seed in (0, 1, 2)]
-    assert replace(problem, seed=0).load().digest() == digests[0]
+    digests = [replace(problem, seed=seed).load().digest for seed in (0, 1, 2)]
+    assert replace(problem, seed=0).load().digest == digests[0]
     assert len(set(digests)) == 3
     assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests)
 
 
 def test_digest_covers_every_array_of_both_splits(table: Table):
     data = table.load()
-    found = [data.digest()]
+    found = [data.digest]
     for split in (data.train, data.valid):
         assert split
         for array in (split.inputs, split.targets):
             array[-1, -1] += 1e-9
-            found.append(replace(data).digest())
+            found.append(replace(data).digest)
     assert len(set(found)) == 5
 
 
 def test_the_digest_of_data_that_runs_share_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     data, asked = Random(samples=4).load(), []
     monkeypatch.setattr("exp.problems.digest", lambda arrays: asked.append(arrays) or "digest")
-    assert (data.digest(), data.digest(), len(asked)) == ("digest", "digest", 1)
+    assert (data.digest, data.digest, len(asked)) == ("digest", "digest", 1)
 
 
 def test_random_is_standard_normal_and_has_no_validation():
@@ -216,7 +216,7 @@ def test_csv_parquet_and_npz_are_the_same_table(tmp_path: Path):
     }
     for data in loaded.values():
         assert data.columns == ["age", "height", "smoker", "children"]
-        assert data.digest() == loaded["csv"].digest()
+        assert data.digest == loaded["csv"].digest
 
 
 def test_features_are_chosen_in_the_order_given(table: Table):

@@ -211,6 +211,18 @@ def test_axes_that_cannot_be_are_one_line(sweep: Sweep, axes: dict[str, list[str
     assert refused(runs, sweep, axes).startswith(start), refused(runs, sweep, axes)
 
 
+@pytest.mark.parametrize(("given", "fuse"), [("off", "off"), (False, "off"), ("auto", "auto"), (64, "64"), ("64", "64")])
+def test_what_is_fused_is_written_in_a_file_as_on_the_command_line(given: Any, fuse: str) -> None:
+    """YAML reads a plain `off` as false."""
+    assert described_sweep({"sweep": {"_target_": "exp.sweep.specification.Sweep", "fuse": given}}, []).fuse == fuse
+
+
+@pytest.mark.parametrize("given", [True, None, [3], 0, 1, 3.5, "abc"])
+def test_what_is_fused_is_auto_off_or_a_number(given: Any) -> None:
+    with pytest.raises(InputError, match=r"auto, off, or how many runs at most, a whole number >= 2"):
+        described_sweep({"sweep": {"_target_": "exp.sweep.specification.Sweep", "fuse": given}}, [])
+
+
 def test_large_seeds_are_told_apart() -> None:
     assert len(runs(Sweep(grid={"seed": [2**53, 2**53 + 1]}))) == 2
 

@@ -50,6 +50,6 @@ def results(sweep: str = "latest", runs_folder: str | Path = "runs") -> "pandas.
     `time/step_seconds`, …); `step`, `seconds` since the first step began, `train/loss`, `valid/…`: NaN where not measured.
     Raises `InputError` (a `ValueError`) for a sweep that is not there.
     """
-    from exp.comparison.results import results
+    from exp.comparison.frame import results
 
     return results(sweep, runs_folder)

@@ -198,7 +198,7 @@ def _typed_anew(group: str, schema: type, values: dict[Any, Any]) -> dict[str, A
             continue
         if key not in _names(schema):
             raise unknown_key(f"{prefix}{key}", value)
-        if isinstance(value, bool) and bool not in set(leaf_types(schema, str(key))):
+        if isinstance(value, bool) and not {bool, Any} & set(leaf_types(schema, str(key))):
             raise InputError(f"{prefix}{key}", str(value).lower(), f"allowed: {in_words(schema, str(key))}")
         try:
             typed[key] = value

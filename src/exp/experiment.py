@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -86,8 +85,8 @@ class Experiment:
 
     def _require_memory(self, data: Data) -> None:
         """Raise `InputError` for a network whose weights and their updates do not fit into this machine's memory."""
-        widths = self.network.widths(data.train.inputs.shape[1], data.train.targets.shape[1])
-        numbers = sum(rows * columns for rows, columns in pairwise(widths)) * (2 + len(self.optimizer.slot_names))
+        parameters = self.network.parameters(data.train.inputs.shape[1], data.train.targets.shape[1])
+        numbers = parameters * (2 + len(self.optimizer.slot_names))
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         gigabytes = f"{8 * numbers / 2**30:.0f} GiB; this machine has {memory / 2**30:.0f} GiB"
         if 8 * numbers > memory:

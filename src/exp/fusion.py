@@ -13,7 +13,6 @@ into half of its free memory, at most MOST.
 import json
 import resource
 from collections.abc import Hashable, Iterator, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -73,7 +72,7 @@ def member_bytes(experiment: Experiment, data: Data, *, own_data: bool) -> int:
     rows, inputs = data.train.inputs.shape
     batch = experiment.training.batch_size or rows
     widths = experiment.network.widths(inputs, data.train.targets.shape[1])
-    weights = sum((before + experiment.network.bias) * after for before, after in pairwise(widths))
+    weights = experiment.network.parameters(inputs, data.train.targets.shape[1])
     numbers = weights * (3 + len(experiment.optimizer.slot_names)) + batch * 2 * sum(widths[1:])
     return (numbers + own_data * batch * (widths[0] + widths[-1])) * np.dtype(experiment.precision.dtype).itemsize
 
@@ -91,7 +90,7 @@ def _kind(experiment: Experiment, data: Data) -> Hashable:
             [_class_name(optimizer), _others(optimizer, _numbers(optimizer)), training],
             [_class_name(network), _others(network, DRAWN), shape],
             [[split.inputs.shape, split.targets.shape] for split in splits],
-            [data.metric, config["runs"]],
+            data.metric,
         ],
         sort_keys=True,
     )

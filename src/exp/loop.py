@@ -53,10 +53,11 @@ def train(
         ahead = 0 if looked_at or watch.waits else 1  # a GPU has the next block before one is read
         while len(begun) > ahead:
             _read(begun.popleft(), curves, watch, blame_loss=first.watch_finite)
-            if len(begun) == 0 and (done == total or first.watch_finite):
-                _look_at_state(curves, exported(method, initial), done)
-            if len(begun) == 0 and (done == total or done % cadence == 0):
-                _evaluate(curves, done, method, data, feed, loss)
+            if not begun:  # the state is that after `done` steps
+                if done == total or first.watch_finite:
+                    _look_at_state(curves, exported(method, initial), done)
+                if done == total or done % cadence == 0:
+                    _evaluate(curves, done, method, data, feed, loss)
             yield curves
             if all(curve.blew_up_at_step is not None for curve in curves):
                 return

@@ -38,6 +38,10 @@ class Network:
         """The widths from the inputs to the outputs."""
         return [inputs, *self.hidden, outputs]
 
+    def parameters(self, inputs: int, outputs: int) -> int:
+        """How many numbers the weights and biases are."""
+        return sum((before + self.bias) * after for before, after in pairwise(self.widths(inputs, outputs)))
+
     def initial_params(self, inputs: int, outputs: int, generator: Callable[[int], Any]) -> dict[str, Array]:
         """Initial parameters in float64; `generator(n)` is the random generator of layer n (`numpy.random.Generator`)."""
         params = {}

@@ -61,12 +61,9 @@ class Data:
         """The validation metric: accuracy for classes, else r2."""
         return "r2" if self.classes is None else "accuracy"
 
+    @cached_property
     def digest(self) -> str:
         """SHA-256 over inputs and targets of both splits, in float64; computed once, for all runs that share them."""
-        return self._digest
-
-    @cached_property
-    def _digest(self) -> str:
         splits = {"train": self.train} | ({"valid": self.valid} if self.valid else {})
         arrays = {f"{name}/inputs": split.inputs for name, split in splits.items()}
         return digest(arrays | {f"{name}/targets": split.targets for name, split in splits.items()})

@@ -8,7 +8,7 @@ combination there are two workers, which nobody could tell apart: what is found 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from math import inf
+from functools import partial
 from typing import Any
 
 from exp.benchmark import machine
@@ -157,7 +157,7 @@ def _stay(session: Session, alive: dict[int, Any]) -> None:
     for number, worker in list(alive.items()):
         if session.cores[-1] is not None and session.participants[number].of_one_core:
             stayed: list[bool] = []
-            _attempt(session, alive, number, lambda: worker.do("stay", session.cores[-1]), stayed)  # noqa: B023
+            _attempt(session, alive, number, partial(worker.do, "stay", session.cores[-1]), stayed)
             if stayed == [False]:
                 session.cores[-1] = None
 
@@ -171,12 +171,12 @@ def _one_set(session: Session, alive: dict[int, Any], process: int, seconds: flo
         if (engine := session.participants[number].engine) not in seen:
             seen.add(engine)
             known = session.ceilings.setdefault(engine, [])
-            _attempt(session, alive, number, lambda: worker.do("ceilings"), known)  # noqa: B023
+            _attempt(session, alive, number, partial(worker.do, "ceilings"), known)
     for number in random.permutation(list(alive)).tolist():
         each, worker = session.participants[number], alive[number]
-        _attempt(session, alive, number, lambda: worker.do("start"), each.started)  # noqa: B023
+        _attempt(session, alive, number, partial(worker.do, "start"), each.started)
         if number in alive:
-            _attempt(session, alive, number, lambda: worker.do("warm", _seed(random)), each.warm)  # noqa: B023
+            _attempt(session, alive, number, partial(worker.do, "warm", _seed(random)), each.warm)
     for number in alive:
         session.participants[number].blocks.append([])
     session.orders.append([])
@@ -188,10 +188,10 @@ def _one_set(session: Session, alive: dict[int, Any], process: int, seconds: flo
         _round(session, alive, order, random, keep=keep)
     for number, worker in list(alive.items()):
         each = session.participants[number]
-        _attempt(session, alive, number, lambda: worker.do("finish"), each.memory)  # noqa: B023
+        _attempt(session, alive, number, partial(worker.do, "finish"), each.memory)
         if number in alive and not each.environment:
             told: list[dict[str, Any]] = []
-            _attempt(session, alive, number, lambda: worker.do("environment"), told)  # noqa: B023
+            _attempt(session, alive, number, partial(worker.do, "environment"), told)
             each.environment = told[0] if told else {}
     session.looks.append((first, machine.look(worker.pid for worker in alive.values())))
 
@@ -202,14 +202,17 @@ def _round(session: Session, alive: dict[int, Any], order: list[int], random: Ge
         each, worker = session.participants[number], alive[number]
         steps, calls, seed = each.warm[-1].block_steps, _calls(each), _seed(random)
 
-        def block(worker: Any = worker, steps: int = steps, calls: int = calls, seed: int = seed) -> Timed:
-            worker.do("prepare", seed, steps, calls)
-            return worker.timed()
-
-        _attempt(session, alive, number, block, each.blocks[-1])
+        _attempt(session, alive, number, partial(_block, worker, seed, steps, calls), each.blocks[-1])
         if keep and number in alive and _of_this_process(each) < AUDITS:
             timed = each.blocks[-1][-1]
-            _attempt(session, alive, number, lambda: Audit(timed, *worker.do("states")), each.audits)  # noqa: B023
+            states: list[tuple[State, State]] = []
+            _attempt(session, alive, number, partial(worker.do, "states"), states)
+            each.audits += [Audit(timed, *both) for both in states]
+
+
+def _block(worker: Any, seed: int, steps: int, calls: int) -> Timed:
+    worker.do("prepare", seed, steps, calls)
+    return worker.timed()
 
 
 def _calls(each: Participant) -> int:
@@ -245,7 +248,7 @@ def _attempt(session: Session, alive: dict[int, Any], number: int, work: Callabl
 
 def _timed(session: Session, alive: dict[int, Any]) -> float:
     """Seconds of this set's timed blocks so far, of all that are left, by the clock of this process: theirs may stand still."""
-    return sum(block.outside_seconds for number in alive for block in session.participants[number].blocks[-1]) if alive else inf
+    return sum(block.outside_seconds for number in alive for block in session.participants[number].blocks[-1])
 
 
 def _seed(random: Generator) -> int:

@@ -1,11 +1,13 @@
-"""The runs as a tidy pandas frame: one row for each run and step."""
+"""`exp.results`: the runs of a sweep with their full histories, as a tidy pandas frame."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exp.comparison.selection import Selection
+from exp.comparison.selection import Selection, selected
 from exp.comparison.trials import Trial
+from exp.comparison.verdicts import verdicts
 
 if TYPE_CHECKING:
     import pandas
@@ -13,7 +15,13 @@ if TYPE_CHECKING:
 FIRST = ("run", "folder", "status", "verdict")
 
 
-def frame(selection: Selection, verdicts: list[str | None]) -> "pandas.DataFrame":
+def results(sweep: str, runs_folder: Path | str) -> "pandas.DataFrame":
+    """See `exp.results`."""
+    selection = selected(runs_folder, sweep, fewest=1)
+    return frame(selection, verdicts(selection.trials, runs_folder))
+
+
+def frame(selection: Selection, known: list[str | None]) -> "pandas.DataFrame":
     """One row for each run and step that has measured something.
 
     Columns: `run`, `folder`, `status`, `verdict`; each declared factor by its key; the run's numbers (`final/loss`,
@@ -23,13 +31,13 @@ def frame(selection: Selection, verdicts: list[str | None]) -> "pandas.DataFrame
     import pandas
 
     parts, whole = [], []
-    for trial, verdict in zip(selection.trials, verdicts, strict=True):
+    for trial, verdict in zip(selection.trials, known, strict=True):
         history = _history(trial)
         if not len(history["step"]):
             continue
-        known = [trial.name, trial.folder.path.name if trial.folder else None, trial.state, verdict]
+        first = [trial.name, trial.folder.path.name if trial.folder else None, trial.state, verdict]
         parts.append(history)
-        whole.append(dict(zip(FIRST, known, strict=True)) | trial.factors | trial.metrics)
+        whole.append(dict(zip(FIRST, first, strict=True)) | trial.factors | trial.metrics)
     lengths = [len(part["step"]) for part in parts]
     of_runs = pandas.DataFrame(whole, columns=None if whole else list(FIRST))
     repeated = of_runs.loc[np.repeat(np.arange(len(parts)), lengths)].reset_index(drop=True)

@@ -10,9 +10,10 @@ from exp.naming import setting_name
 from exp.report import Report
 from exp.run_folder import RunFolder
 from exp.summary import outcome
-from exp.sweep.execution import Order, Ready
+from exp.sweep.execution import Order
 from exp.sweep.planning import Plan
 from exp.sweep_folder import Planned, attempts_of, plan_of
+from exp.tasks.base import Ready
 from exp.tracking.links import follow_up
 from exp.tracking.uploader import shared_uploader
 

@@ -1,4 +1,4 @@
-"""Runs of a sweep, wherever they are done: claimed, built, recorded. Raises nothing but what interrupts."""
+"""Runs of a sweep, wherever they are done: claimed, built, recorded. A run that fails raises nothing."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -14,10 +14,8 @@ from exp.report import Report
 from exp.run_folder import RunFolder
 from exp.sweep.planning import Rule
 from exp.sweep_folder import UNSTARTED, Stop
-from exp.tasks.base import Member, RunTask
+from exp.tasks.base import Member, Ready, RunTask
 from exp.tasks.recording import beating, end_early, record_failure
-
-Ready = tuple[Experiment, RunTask, Data]
 
 
 @dataclass(frozen=True)
@@ -104,10 +102,10 @@ def checked(order: Order, planned: dict[str, Any], experiment: Experiment, task:
     loaded[repr(experiment.problem)] = data
     if not order.elsewhere:
         experiment.resolve_device()
-    if task_identity(identity(experiment, data.digest()), task) != planned["key"]:
+    if task_identity(identity(experiment, data.digest), task) != planned["key"]:
         raise RuntimeError("its files, data or versions are not those of the plan; repeat the command to plan it anew")
     experiment.resolve_device()
-    return experiment, task, data
+    return Ready(experiment, task, data)
 
 
 def lost(order: Order, folder: RunFolder, reason: str) -> None:

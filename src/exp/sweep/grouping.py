@@ -24,9 +24,9 @@ def grouped(
     those whose keys are in `alone`."""
 
     def together(some: Sequence[Entry]) -> list[Together]:
-        runs = [(entry.ready[0], entry.ready[2]) for entry in some if entry.ready]
-        task = some[0].ready[1] if some and some[0].ready else None
-        groups = task.groups(runs, fuse, elsewhere=elsewhere, workers=workers) if task else []
+        ready = [entry.ready for entry in some if entry.ready]
+        runs = [(each.experiment, each.data) for each in ready]
+        groups = ready[0].task.groups(runs, fuse, elsewhere=elsewhere, workers=workers) if ready else []
         return [Together([some[number] for number in group.runs], group.rule) for group in groups]
 
     able = [entry for entry in entries if entry.ready and entry.key not in alone]

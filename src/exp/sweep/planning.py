@@ -17,7 +17,7 @@ from exp.identity import identity, task_identity
 from exp.naming import labels
 from exp.problems import Data
 from exp.sweep.specification import Setting, Sweep, excluded
-from exp.tasks.base import RunTask
+from exp.tasks.base import Ready, RunTask
 
 NEW, RETRY, RUNNING, DONE, FAILED = "new", "retry", "running", "done", "failed"
 UNSUPPORTED, EXCLUDED, INVALID = "unsupported", "excluded", "invalid"
@@ -61,7 +61,7 @@ class Entry:
     reason: str = ""
     key: str = ""
     title: str = ""
-    ready: tuple[Experiment, RunTask, Data] | None = None
+    ready: Ready | None = None
     error: InputError | None = None
     died: int = 0
 
@@ -77,6 +77,13 @@ class Plan:
     def runs(self) -> list[Entry]:
         """Those that can be done."""
         return [entry for entry in self.entries if entry.key]
+
+    @property
+    def first(self) -> Ready:
+        """The first that can be done; it is kept as long as it was not done."""
+        ready = self.runs[0].ready
+        assert ready is not None
+        return ready
 
     def count(self) -> str:
         """How many there are in each state."""
@@ -172,8 +179,8 @@ def _check(
         experiment.resolve_device()
     entry.title = experiment.name = f"{experiment.name} {entry.name}" if experiment.config["name"] else entry.name
     entry.factors = {key: factor(experiment, key) for key in swept}
-    entry.key = task_identity(identity(experiment, data.digest()), task)
-    entry.ready = experiment, task, data
+    entry.key = task_identity(identity(experiment, data.digest), task)
+    entry.ready = Ready(experiment, task, data)
 
 
 def factor(experiment: Experiment, key: str) -> Any:

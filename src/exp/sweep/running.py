@@ -11,11 +11,12 @@ from exp.errors import MISSING, InputError
 from exp.interruption import Terminated, told_first
 from exp.report import Report
 from exp.run_folder import RunFolder
-from exp.sweep.execution import Order, Ready, execute, lost
+from exp.sweep.execution import Order, execute, lost
 from exp.sweep.grouping import Together, grouped, shared_out
 from exp.sweep.planning import Entry
 from exp.sweep.watching import Watch
 from exp.sweep_folder import KILLED, write_orders
+from exp.tasks.base import Ready
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def _here(order: Order, group: list[Entry], planned: dict[str, dict[str, Any]], 
     def ready(entry: dict[str, Any]) -> Ready:
         found = of_key[entry["key"]]
         if not report.begun:
-            report.begin(found[0], found[2])
+            report.begin(found.experiment, found.data)
         return found
 
     done = execute(order, [planned[entry.key] for entry in group], ready, report, uploads=True)
@@ -111,7 +112,7 @@ def _ordered(job: list[Together], planned: dict[str, dict[str, Any]]) -> list[li
     first = job[0].entries[0]
 
     def told(entry: Entry) -> dict[str, Any]:
-        composed = {} if entry is first or entry.ready is None else {"config": entry.ready[0].config}
+        composed = {} if entry is first or entry.ready is None else {"config": entry.ready.experiment.config}
         return planned[entry.key] | composed
 
     return [[told(entry) for entry in group.entries] for group in job]

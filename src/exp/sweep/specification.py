@@ -66,14 +66,15 @@ class Sweep:
     """What runs again: missing: what never ended; failed: what failed too; all: everything."""
     fail_fast: bool = False
     """Stop at the first failure."""
-    fuse: str = "auto"
+    fuse: Any = "auto"
     """Runs that differ in numbers only, as one program: auto: where that pays; off: never; a number: so many at most."""
 
     def __post_init__(self) -> None:
         require(self.repeats >= 1, "repeats", self.repeats, "a whole number >= 1")
         require_choice("rerun", self.rerun, RERUN)
+        given, self.fuse = self.fuse, "off" if self.fuse is False else str(self.fuse)  # YAML's own reading of `off` is false
         at_most = re.fullmatch(r"\d+", self.fuse) and int(self.fuse) >= 2
-        require(at_most or self.fuse in FUSE, "fuse", self.fuse, "auto, off, or how many runs at most, a whole number >= 2")
+        require(at_most or self.fuse in FUSE, "fuse", given, "auto, off, or how many runs at most, a whole number >= 2")
         whole = self.whole()
         for number, part in enumerate(self.parts()):
             for name, described in (("grid", part.grid), ("zip", part.zip)):

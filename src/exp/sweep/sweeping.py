@@ -38,7 +38,7 @@ def sweep(plan: Plan, chosen: Sweep, launch: Launch | None, *, elsewhere: bool =
     if invalid and not chosen.plan:
         raise _invalid(plan, invalid)
     all_again = chosen.rerun == "all"
-    runs = plan.runs[0].ready[0].runs if plan.runs and plan.runs[0].ready else ""
+    runs = plan.first.experiment.runs if plan.runs else ""
     claims, keys = Claims(runs), [entry.key for entry in plan.runs]
     earlier = None if all_again else continued(runs, keys)
     known = earlier.status() if earlier else {}
@@ -60,16 +60,15 @@ def sweep(plan: Plan, chosen: Sweep, launch: Launch | None, *, elsewhere: bool =
         return 0
     mark_killed(runs)
     folder, planned = _opened(plan, claims, rule, new=all_again)
-    first = plan.runs[0].ready
-    assert first is not None
+    first = plan.first
     order = Order(
         sweep=str(folder.path.absolute()),
-        task=first[1].kind,
+        task=first.task.kind,
         rule=rule,
         fail_fast=chosen.fail_fast,
         fuse=chosen.fuse,
         elsewhere=elsewhere,
-        tracking=first[0].tracker.address(),
+        tracking=first.experiment.tracker.address(),
     )
     return _done(plan, planned, order, folder, launch, report)
 
@@ -95,29 +94,28 @@ def _nothing_to_do(plan: Plan) -> InputError:
 
 def _opened(plan: Plan, claims: Claims, rule: Rule, *, new: bool) -> tuple[RunFolder, dict[str, dict[str, Any]]]:
     """The folder of the sweep, new or gone on with, its plan written; and what that says of every run, by its key."""
-    first = plan.runs[0].ready
-    assert first is not None
+    first = plan.first.experiment
     with claims.alone():
-        folder = None if new else continued(first[0].runs, [entry.key for entry in plan.runs])
+        folder = None if new else continued(first.runs, [entry.key for entry in plan.runs])
         if folder is None:
-            folder = new_sweep(first[0].runs)
+            folder = new_sweep(first.runs)
         folder.share()
         planned = _planned(plan)
         skipped = [[entry.name, entry.state, entry.reason] for entry in plan.entries if not entry.key]
         content = {"factors": plan.swept, "runs": list(planned.values()), "skipped": skipped}
         begun = {"since": rule.since, "active_since": rule.began, "command": _command()}
-        begin_sweep(folder, content, **begun, tracking=first[0].tracker.address())
+        begin_sweep(folder, content, **begun, tracking=first.tracker.address())
     return folder, planned
 
 
 def _planned(plan: Plan) -> dict[str, dict[str, Any]]:
     """What plan.json says of every run, by its key."""
     found = {}
-    palette = colours([entry.ready[0].choices["method"] for entry in plan.runs if entry.ready])
+    palette = colours([entry.ready.experiment.choices["method"] for entry in plan.runs if entry.ready])
     for entry, colour in zip(plan.runs, palette, strict=True):
         assert entry.ready is not None
         said = {"key": entry.key, "name": entry.title, "factors": entry.factors, "overrides": entry.overrides}
-        found[entry.key] = said | {"colour": colour, "choices": entry.ready[0].choices}
+        found[entry.key] = said | {"colour": colour, "choices": entry.ready.experiment.choices}
     return found
 
 
@@ -125,8 +123,7 @@ def _done(
     plan: Plan, planned: dict[str, dict[str, Any]], order: Order, folder: RunFolder, launch: Launch | None, report: Report
 ) -> int:
     """Do the runs and conclude, also where it is interrupted."""
-    first = plan.runs[0].ready
-    assert first is not None
+    first = plan.first  # what is done is not kept
     pending = [entry for entry in plan.runs if entry.state in (NEW, RETRY, RUNNING)]
     pending.sort(key=lambda entry: entry.died)  # what may have taken its process with it goes last
     known = "" if all(entry.state == NEW for entry in plan.entries) else f": {plan.count()}"

@@ -3,7 +3,7 @@
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from exp.claims import Claim
 from exp.experiment import Experiment
@@ -105,3 +105,11 @@ class RunTask(Task):
     @abc.abstractmethod
     def exit_code(self, statuses: list[dict[str, Any]]) -> int:
         """The exit code of runs that ended, failed ones left out."""
+
+
+class Ready(NamedTuple):
+    """A run that was checked and can be done: what it is, what is done with it, and its data."""
+
+    experiment: Experiment
+    task: RunTask
+    data: Data

@@ -100,7 +100,7 @@ def _train(
         described = environment(used) | {"conditions": conditions, "sources": run_sources(first)}
         digests = []
         for member, folder, state in zip(members, folders, initial, strict=True):
-            digests.append({"data": member.data.digest(), "weights": digest(state.params)})
+            digests.append({"data": member.data.digest, "weights": digest(state.params)})
             folder.update_status(digests=digests[-1])
             folder.write_state("initial", state)
             folder.write_json("problem.json", _problem(member.data))

@@ -65,7 +65,7 @@ class Verify(RunTask):
         experiment, data = member.experiment, member.data
         with conditions(experiment, device) as set_conditions:
             state = experiment.initial_state(data)
-            digests = {"data": data.digest(), "weights": digest(state.params)}
+            digests = {"data": data.digest, "weights": digest(state.params)}
             described = environment(device) | {"conditions": set_conditions, "sources": run_sources(experiment)}
             folder.write_json("environment.json", described)
             verdict = (judged_by_kit if self.kit == "full" else judged)(experiment, data, device)

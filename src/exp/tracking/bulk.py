@@ -48,7 +48,7 @@ class Bulk:
         with self._opened():
             self._rows("BEGIN IMMEDIATE")
             with self._database:
-                _unless(not self._is_known())
+                _require(self._is_known())
                 yield
 
     @property
@@ -61,7 +61,7 @@ class Bulk:
     @contextmanager
     def _opened(self) -> Iterator[None]:
         absent = not (self._file.exists() and self._file.stat().st_size)  # MLflow makes a new one
-        _unless(absent or bool(os.environ.get("MLFLOW_ENABLE_WORKSPACES")))
+        _require(not absent and not os.environ.get("MLFLOW_ENABLE_WORKSPACES"))
         with closing(sqlite3.connect(self._file, timeout=PATIENCE_SECONDS, isolation_level=None)) as self._database:
             yield
 
@@ -75,7 +75,8 @@ class Bulk:
         self._add("experiments", columns, [(name, artifacts, "active", now, now)], IGNORE)
         named = "workspace = 'default' AND name = ?"
         ((experiment, stage),) = self._rows(f"SELECT experiment_id, lifecycle_stage FROM experiments WHERE {named}", name)
-        return str(_unless(stage != "active" or len(name) > 256, experiment))
+        _require(stage == "active" and len(name) <= 256)
+        return str(experiment)
 
     def find(self, experiment: str, folder: str) -> str | None:
         named = "key = 'exp.run' AND value = ? AND experiment_id = ? AND lifecycle_stage = 'active'"
@@ -104,7 +105,7 @@ class Bulk:
     def finish(self, run: str, points: Mapping[str, list[Point]], ending: Ending) -> None:
         experiment, place = self._usual(run, [*ending.params, *ending.metrics, *ending.tags])
         known = dict(self._rows("SELECT key, value FROM params WHERE run_uuid = ?", run))
-        _unless(not place.startswith("file:///") or {**known, **ending.params} != {**ending.params, **known})
+        _require(place.startswith("file:///") and {**known, **ending.params} == {**ending.params, **known})
         self._add("params", "key value run_uuid", [(*param, run) for param in ending.params.items()], IGNORE)
         self.add_points(run, {**points, **{name: [(0, ending.ended, value)] for name, value in ending.metrics.items()}})
         self._tag(run, ending.tags | ({"mlflow.runName": ending.renamed} if ending.renamed else {}))
@@ -116,11 +117,12 @@ class Bulk:
         self._rows(f"UPDATE runs SET {changes} WHERE run_uuid = ?", ending.status, ending.ended, ending.renamed, run)
 
     def tag_experiment(self, experiment: str, key: str, value: str) -> None:
-        row = _unless(len(value) > 20000, (key, value, experiment))
-        self._add("experiment_tags", "key value experiment_id", [row], REPLACE)
+        _require(len(value) <= 20000)
+        self._add("experiment_tags", "key value experiment_id", [(key, value, experiment)], REPLACE)
 
     def _add_dataset(self, run: str, experiment: str, name: str, digest: str, source: str, profile: str) -> None:
-        row = _unless(len(source) > 65535, (uuid4().hex, experiment, name, digest, "exp", source, profile))
+        _require(len(source) <= 65535)
+        row = uuid4().hex, experiment, name, digest, "exp", source, profile
         columns = "dataset_uuid experiment_id name digest dataset_source_type dataset_source dataset_profile"
         self._add("datasets", columns, [row], IGNORE)
         same = "experiment_id = ? AND name = ? AND digest = ?"
@@ -137,7 +139,8 @@ class Bulk:
         """The experiment of a run and the place of its artifacts, if it was not deleted and these names are plain ones."""
         found = self._rows("SELECT experiment_id, artifact_uri, lifecycle_stage FROM runs WHERE run_uuid = ?", run)
         plain = all(re.fullmatch(r"\w[\w.\- :]*(/\w[\w.\- :]*)*", name) and len(name) <= 250 for name in names)
-        return _unless(not plain or not found or found[0][2] != "active", found and found[0][:2])
+        _require(plain and bool(found) and found[0][2] == "active")
+        return found[0][:2]
 
     def _rows(self, sql: str, *values: Any) -> list[Any]:
         return self._database.execute(sql, values).fetchall()
@@ -148,10 +151,9 @@ class Bulk:
         self._database.executemany(f"INSERT INTO {table} {values} {conflict}", rows)
 
 
-def _unless(unusual: bool, value: Any = None) -> Any:
-    if unusual:
+def _require(usual: bool) -> None:
+    if not usual:
         raise Unfamiliar
-    return value
 
 
 def _copy(files: list[Path], folder: Path) -> None:

@@ -95,7 +95,6 @@ def tags_of(folder: RunFolder, status: dict[str, Any]) -> dict[str, str]:
         "exp.run": folder.path.name,
         "sweep": None if status.get("superseded") else status.get("sweep"),
         "sweep.superseded": status.get("sweep") if status.get("superseded") else None,
-        "identity": status.get("identity"),
         "mlflow.user": _user(),
         "mlflow.source.name": "exp",
         "mlflow.source.type": "LOCAL",

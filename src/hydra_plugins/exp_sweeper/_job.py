@@ -13,7 +13,8 @@ from omegaconf import DictConfig
 
 from exp.composition import resolved  # it also silences what Hydra warns of when a launcher's worker composes
 from exp.problems import Data
-from exp.sweep.execution import Order, Ready
+from exp.sweep.execution import Order
+from exp.tasks.base import Ready
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def _launch(context: HydraContext, config: DictConfig, name: str, planned: Plan)
 
     Hydra's basic launcher does that too, but composes each anew; and with a single worker joblib does.
     """
-    ready = [entry.ready[0] for entry in planned.runs if entry.ready]
+    ready = [entry.ready.experiment for entry in planned.runs if entry.ready]
     cores = max((experiment.threads for experiment in ready), default=1)
     gpus = visible_gpus() if any(experiment.device.name == "cuda" for experiment in ready) else []
     workers = max(1, min(available() // cores, len(gpus) or sys.maxsize))
@@ -82,7 +82,7 @@ def _launch(context: HydraContext, config: DictConfig, name: str, planned: Plan)
         require(config.hydra.launcher.n_jobs != 0, "hydra.launcher.n_jobs", 0, "a whole number >= 1, or -1 for all cores")
     if name == "basic" or (name == "joblib" and config.hydra.launcher.n_jobs == 1):
         return None
-    if any(entry.ready[1].undisturbed for entry in planned.runs if entry.ready):
+    if any(entry.ready.task.undisturbed for entry in planned.runs if entry.ready):
         raise InputError("hydra/launcher", name, "this task takes the whole machine, one run at a time; leave it out")
     at_once = workers if name == "submitit_local" else sys.maxsize  # it has no bound of its own
     start = partial(_launched, context, config, at_once, tuple(gpus) if name == "joblib" else ())
