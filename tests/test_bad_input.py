@@ -472,6 +472,7 @@ WRONG_TYPES: dict[typing.Any, list[str]] = {
     float: ["fast", "true", "[0.1]", "{a:1}", "''"],
     bool: ["maybe", "1.5", "[true]", "''"],
     str: ["[a]", "{a:1}", "true"],
+    typing.Any: ["[a]", "{a:1}", "true"],  # sweep.fuse
     list[int]: ["5", "[a]", "[1.5]", "{a:1}", "[[1]]"],
     list[float]: ["0.9", "[a,b]", "{a:1}"],
     list[str]: ["age", "[[a]]", "{a:1}"],

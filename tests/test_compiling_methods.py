@@ -289,7 +289,7 @@ def test_the_inner_methods_source_belongs_to_the_run_and_to_the_verdict():
     assert "exp/methods/autograd.py" in run_sources(one) and "exp/methods/autograd.py" not in run_sources(other)
     assert {"exp/methods/compiled.py", "exp/methods/manual.py"} <= {*run_sources(other)}
     data = one.check()
-    assert identity(one, data.digest()) != identity(other, data.digest())
+    assert identity(one, data.digest) != identity(other, data.digest)
     assert verdict_identity(one, data, "cpu") != verdict_identity(other, data, "cpu")
 
 

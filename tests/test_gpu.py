@@ -113,6 +113,15 @@ def test_a_run_in_a_program_is_what_it_is_alone(method: str, here: Here, tmp_pat
         np.testing.assert_allclose(together[name], np.frombuffer(curve), rtol=len(together[name]) * 1e-12)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+@pytest.mark.parametrize("method", ["tensor", "autograd", "graphed", "compiled"])
+def test_a_run_in_a_stack_is_equivalent(method: str, precision: str, here: Here, tmp_path: Path) -> None:
+    words = (f"method={method}", f"precision={precision}", "device=cuda", "tracker=none", "training.verify=true")
+    here("-m", "experiment=digits", "training.epochs=2", *words, "seed=0,1").ok()
+    statuses = attempts(tmp_path)
+    assert [(status["verdict"], status["program"]["runs"]) for status in statuses] == [("equivalent", 2)] * 2
+
+
 TORCH_METHODS = ["tensor", "autograd", "function", "functional", "module", "graphed"]
 
 

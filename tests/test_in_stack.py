@@ -8,12 +8,12 @@ import pytest
 from cases import METHODS, OPTIMIZERS, Gradients, case, judged
 
 from exp.arrays import Array, Place
+from exp.in_stack import RUNS, InStack, _other
 from exp.methods import Method
 from exp.methods.base import Formulas
 from exp.methods.manual import NumPy
 from exp.optimizers import Adam
 from exp.state import State
-from exp.verification.in_stack import RUNS, InStack, _other
 
 STACKING = [name for name, method in METHODS.items() if method.stacks and name not in ("compiled", "graphed", "numpy")]
 

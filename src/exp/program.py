@@ -90,15 +90,16 @@ class Program:
         size = first.training.batch_size or len(self.data[0].train.inputs)
         shared = len({id(each) for each in self.data}) == 1
         chosen = self.data[:1] if shared else self.data
-        placed = [(put(each.train.inputs[:size], self.place), put(each.train.targets[:size], self.place)) for each in chosen]
-        x, y = placed[0] if shared else (put(np.stack([get(each[part]) for each in placed]), self.place) for part in (0, 1))
+        rows = [(each.train.inputs[:size], each.train.targets[:size]) for each in chosen]
+        x, y = (put(rows[0][part] if shared else np.stack([each[part] for each in rows]), self.place) for part in (0, 1))
         stack, block = self._started(states), Block(int(states[0].count), 1)
         losses = get(stack.steps(x, y, block, self.place))[0]
         after = exported(stack, self.initial)
         members = self.random.permutation(len(states))[:MEMBERS].tolist()
         for run in members:
             alone = self._alone(run, states[run])
-            loss = get(alone.steps(*placed[0 if shared else run], block, self.place))[0]
+            own_x, own_y = (put(array, self.place) for array in rows[0 if shared else run])
+            loss = get(alone.steps(own_x, own_y, block, self.place))[0]
             found = step_agreement(states[run], (losses[run], after[run]), (loss, alone.export()), *self._rounding(run))
             if not found.agrees:
                 raise Disagreement(f"a step of {self.experiments[run].name} is not what it is alone: {found}")

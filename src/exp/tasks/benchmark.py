@@ -27,7 +27,7 @@ from exp.problems import Data
 from exp.report import Report
 from exp.run_folder import RunFolder
 from exp.tasks.base import Group, Member, RunTask, Table
-from exp.tasks.recording import alone, beating, begun, end_early, recorded
+from exp.tasks.recording import alone, beating, begun, carried_out, end_early
 from exp.tasks.verify import verdict_status
 from exp.tracking.uploader import shared_uploader
 from exp.verification.verdict import EXIT_CODES, UNSUPPORTED
@@ -86,7 +86,7 @@ class Benchmark(RunTask):
             for each, member, claim in zip(timed, members, claims, strict=True):
                 work = partial(self._result, each, found, report)
                 own = Member(each.experiment, each.data, claim, member.status)
-                folders += recorded([own], report, work, task=self.kind)
+                folders += carried_out([own], report, work, task=self.kind)
         if not members[0].status.get("sweep"):  # else it is written of all of the sweep, at its end
             for line in self.concluded([folder.status() for folder in folders], folders[0]):
                 report.say(line)

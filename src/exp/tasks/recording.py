@@ -25,64 +25,38 @@ KILLED_PATIENCE_SECONDS = 5.0
 HEARTBEAT_SECONDS = 0.5
 """How often a run says that it is alive, and asks whether it is to stop."""
 
-Work = Callable[[Sequence[Member], Sequence[RunFolder], str, Callable[[], None]], Iterable[dict[str, Any]]]
+Send = Callable[[], None]
+
+Work = Callable[[Sequence[Member], Sequence[RunFolder], str, Send], Iterable[dict[str, Any]]]
 """Given runs, their folders, the device as torch names it, and a function that sends what is new: one after the other what
 each status says at the end. Raises for all that are left."""
 
 
-def recorded(members: Sequence[Member], report: Report, work: Work, **status: Any) -> list[RunFolder]:
+def carried_out(members: Sequence[Member], report: Report, work: Work, **status: Any) -> list[RunFolder]:
     """Do the work for checked experiments and return their folders, whatever became of the runs. `status` goes into each.
 
-    Where the work of several raises it is done one by one, for want of memory in two halves; each status says why
-    (`program_refused`). An error of a run itself is recorded (FAILED) and said; Ctrl-C and SIGTERM are recorded (KILLED) and
-    raised again.
+    An error of a run itself is recorded (FAILED) and said; Ctrl-C and SIGTERM are recorded (KILLED) and raised again.
     """
     first, claim = members[0].experiment, members[0].claim
     address = first.tracker.address() if claim is None or claim.uploads else None
     folders = [member.claim.folder for member in members if member.claim]
-    refused: dict[int, str] = {}
 
     def send() -> None:
         for folder in folders if address else ():
             shared_uploader().send(folder.path)
-
-    def done(part: slice) -> None:
-        left = [*range(part.start, part.stop)]
-        try:
-            for said in work(members[part], folders[part], device, send):
-                why = {"program_refused": refused[left[0]]} if left[0] in refused else {}
-                folders[left[0]].update_status(ended=time.time(), **said, **why)
-                left.pop(0)
-            return
-        except (Exception, SystemExit) as error:  # a method that leaves Python has failed, whatever code it leaves with
-            report.end()
-            if len(left) == 1:
-                report.say(f"failed: {record_failure(folders[left[0]], error)}")
-                return
-            in_halves = _wants_memory(error)
-            reason = in_a_line(error)
-            refused.update(dict.fromkeys(left, reason))
-            how = "in two halves" if in_halves else "one by one"
-            report.say(f"the program of {part.stop - part.start} runs: {reason}; they are done {how}")
-        release(device)
-        parts = 2 if in_halves else len(left)
-        ends = [left[0] + len(left) * number // parts for number in range(parts + 1)]
-        for start, stop in pairwise(ends):
-            done(slice(start, stop))
 
     try:
         if address:
             shared_uploader().open(address["uri"])  # while this process imports torch
         for member in members:
             member.experiment.resolve_device()
-        device = first.device.torch_name
         folders = folders or [RunFolder.create(first.runs, member.experiment.name) for member in members]
         for member, folder in zip(members, folders, strict=True):
             folder.write_config(member.experiment.config)
             folder.update_status(**begun(member.experiment), **member.status, **status, together=len(members))
         send()
         with nullcontext() if claim else beating(folders, lambda: False):
-            done(slice(0, len(members)))
+            _do(work, members, folders, send, report)
     except BaseException as error:
         report.end()
         if left := end_early(folders, error, address):
@@ -96,6 +70,33 @@ def recorded(members: Sequence[Member], report: Report, work: Work, **status: An
         finally:
             send()  # also when told to stop just now: a run that is over would be waited for in vain
     return folders
+
+
+def _do(
+    work: Work, members: Sequence[Member], folders: Sequence[RunFolder], send: Send, report: Report, refused: str | None = None
+) -> None:
+    """Where the work of several raises, what is left is done one by one, for want of memory in two halves; each status says
+    why it was `refused`."""
+    device, over = members[0].experiment.device.torch_name, 0
+    try:
+        for said in work(members, folders, device, send):
+            folders[over].update_status(ended=time.time(), **said, **({"program_refused": refused} if refused else {}))
+            over += 1
+        return
+    except (Exception, SystemExit) as error:  # a method that leaves Python has failed, whatever code it leaves with
+        report.end()
+        left = len(members) - over
+        if not left:
+            raise
+        if left == 1:
+            report.say(f"failed: {record_failure(folders[over], error)}")
+            return
+        parts, how = (2, "in two halves") if _wants_memory(error) else (left, "one by one")
+        refused = in_a_line(error)
+        report.say(f"the program of {len(members)} runs: {refused}; they are done {how}")
+    release(device)
+    for start, stop in pairwise(over + left * number // parts for number in range(parts + 1)):
+        _do(work, members[start:stop], folders[start:stop], send, report, refused)
 
 
 def end_early(folders: Sequence[RunFolder], error: BaseException, address: dict[str, str] | None) -> list[RunFolder]:

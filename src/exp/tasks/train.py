@@ -26,7 +26,7 @@ from exp.seeds import digest
 from exp.state import State
 from exp.summary import cell, metrics, valid_columns
 from exp.tasks.base import Group, Member, RunTask, Table
-from exp.tasks.recording import alone, recorded
+from exp.tasks.recording import alone, carried_out
 
 FLUSH_SECONDS = 2.0
 """How often a running curve is written, and sent on."""
@@ -52,7 +52,7 @@ class Train(RunTask):
         return groups(runs, fuse, elsewhere=elsewhere, workers=workers)
 
     def record_together(self, members: Sequence[Member], report: Report) -> list[RunFolder]:
-        return recorded(members, report, partial(_train, report), task=self.kind)
+        return carried_out(members, report, partial(_train, report), task=self.kind)
 
     def table(self, statuses: list[dict[str, Any]], first: Sequence[str]) -> Table:
         valid = valid_columns(statuses)
@@ -164,9 +164,9 @@ def _ended(
     which = f"{experiment.name}: " if several else ""
     said = {"status": "FINISHED", "metrics": numbers, "first_loss": next(iter(curve.train_loss), None)}
     if experiment.training.verify:
+        from exp.in_stack import InStack
         from exp.judgement import remembered  # a tenth of a start: most runs need none of it
         from exp.tasks.verify import verdict_status
-        from exp.verification.in_stack import InStack
 
         judged_as = replace(experiment, method=InStack(inner=experiment.method)) if several else experiment
         verdict = remembered(judged_as, data, torch_device, Verdicts(experiment.runs))

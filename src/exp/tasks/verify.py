@@ -21,7 +21,7 @@ from exp.run_folder import RunFolder, Verdicts
 from exp.seeds import digest
 from exp.summary import cell
 from exp.tasks.base import Member, RunTask, Table
-from exp.tasks.recording import alone, recorded
+from exp.tasks.recording import alone, carried_out
 from exp.verification.verdict import EXIT_CODES, UNDECIDED, UNSUPPORTED, Verdict
 
 KITS = ("quick", "full")
@@ -51,7 +51,7 @@ class Verify(RunTask):
     ) -> RunFolder:
         report.end()  # nothing of a verification is worth a bar
         member = Member(experiment, data, claim, status)
-        return recorded([member], report, partial(self._verify, report), task=self.kind)[0]
+        return carried_out([member], report, partial(self._verify, report), task=self.kind)[0]
 
     def _verify(
         self,

@@ -15,13 +15,13 @@ import numpy as np
 
 from exp.arrays import get
 from exp.conditions import controlled
+from exp.in_stack import InStack
 from exp.methods.base import Block, Formulas
 from exp.seeds import generator
 from exp.state import State, stack_states
 from exp.verification.case import Case, judge_method
 from exp.verification.chain import Chain, judge_steps
 from exp.verification.comparison import same_bits
-from exp.verification.in_stack import InStack
 from exp.verification.probes import signed
 from exp.verification.reads import reads
 from exp.verification.subject import Subject, visible
