@@ -32,6 +32,7 @@ def test_conditions_are_set_said_and_undone(precision, tf32: bool, autocast: str
     try:
         with controlled(1, "torch", precision, "cpu") as conditions:
             assert (conditions["tf32"], conditions["autocast"]) == (tf32, autocast)
+            assert conditions["sums_in_bf16"] is False
             assert switch.fp32_precision == ("tf32" if tf32 else "ieee")
             assert torch.is_autocast_enabled("cpu") == (autocast is not None)
             assert not torch.is_autocast_cache_enabled()

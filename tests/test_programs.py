@@ -269,6 +269,34 @@ def test_what_is_not_finite_or_too_large_to_be_squared_is_compared_too(
     assert found.agrees is agrees, str(found)
 
 
+@pytest.mark.parametrize(("off", "chaos", "agrees"), [(0.0, 0.0, True), (0.3, 0.0, False), (0.3, 0.2, True), (0.3, inf, True)])
+def test_early_losses_that_differ_by_themselves_decide_nothing(off: float, chaos: float, agrees: bool) -> None:
+    def seen(loss: float) -> Seen:
+        state = State({"w": np.ones(2)}, {}, np.array(0))
+        return Seen(state, State({"w": np.zeros(2)}, {}, np.array(1)), Curve(train_loss=[1.0, loss]), np.ones((2, 1)))
+
+    found = agreement(seen(1.0 + off), seen(1.0), Arithmetic("fp32", "float32"), 10, chaos=chaos)
+    assert found.agrees is agrees, str(found)
+
+
+@pytest.mark.parametrize("lr", [1e6, 1e15])
+def test_absurd_rates_of_adam_are_no_fault_of_a_program(lr: float) -> None:
+    """Where a gradient is rounding its sign decides, and the losses of such a run are far from its own after a nudge."""
+    experiments = [
+        run(NumPy(), Network(hidden=[4], seed=seed), "cross_entropy", Adam(lr=lr), Training(steps=14), "fp32")
+        for seed in range(6)
+    ]
+    data = [problem(0, classes=True)] * 6
+    with controlled(1, "numpy", PRECISIONS["fp32"], "cpu"):
+        for compared in range(6):
+            program = Program(experiments, data)
+            program.compared = compared
+            program.start(Cpu())
+            *_, curves = program.train()
+            found = program.compared_alone(curves[compared], program.export()[compared], Cpu())
+            assert found.agrees, str(found)
+
+
 # What a program that is wrong looks like
 
 

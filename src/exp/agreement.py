@@ -45,7 +45,7 @@ class Agreement:
     `typical` in the median of the elements), the `early` losses, of the first EARLY steps and of evaluations before the last of
     them, and the `outputs` of the program and of its exported state, at the end, say whether it `agrees`; `largest` of all
     losses and its step, which carry the roundings of all steps before, are told, not judged. `early` is infinite where one blew
-    up in these steps and the other did not.
+    up in these steps and the other did not; `chaos` is that of the run alone and itself, where that was asked (else 0).
     """
 
     loss: float
@@ -56,6 +56,7 @@ class Agreement:
     largest: float
     at_step: int
     steps: int
+    chaos: float
     agrees: bool
 
     def __str__(self) -> str:
@@ -75,14 +76,15 @@ class Seen:
     outputs: np.ndarray
 
 
-def agreement(together: Seen, alone: Seen, arithmetic: Arithmetic, terms: int) -> Agreement:
-    """`terms`: how many are summed from one end of the network to the other."""
+def agreement(together: Seen, alone: Seen, arithmetic: Arithmetic, terms: int, *, chaos: float = 0.0) -> Agreement:
+    """`terms`: how many are summed from one end of the network to the other. `chaos`: how far the early losses of the run alone
+    are from themselves where its weights are off by roundings: where that is more than is allowed they decide nothing."""
     one, other = np.array(together.curve.train_loss), np.array(alone.curve.train_loss)
     steps = min(len(one), len(other))
     differences = _relative(one[:steps], other[:steps])
     loss = float(differences[0]) if steps else float(len(one) != len(other))
-    early = max(_most(differences[:EARLY]), _most(_evaluations(together.curve, alone.curve)))
-    early = inf if _ends_apart(together.curve, alone.curve) else early
+    early = early_losses(together.curve, alone.curve)
+    near = DOUBLE if arithmetic.dtype == "float64" else FLIPPED
     first = _step(loss, alone.initial, together.first_step, alone.first_step, arithmetic, terms)
     outputs = _apart(together.outputs, alone.outputs)
     return Agreement(
@@ -94,8 +96,20 @@ def agreement(together: Seen, alone: Seen, arithmetic: Arithmetic, terms: int) -
         largest=_most(differences),
         at_step=int(differences.argmax()) if steps else 0,
         steps=steps,
-        agrees=first.agrees and max(early, outputs) <= (DOUBLE if arithmetic.dtype == "float64" else FLIPPED),
+        chaos=chaos,
+        agrees=first.agrees and outputs <= near and (early <= near or chaos > near),
     )
+
+
+def early_losses(one: Curve, other: Curve) -> float:
+    """How far the losses of the first EARLY steps are apart, and of evaluations before the last of them, relative.
+
+    Infinite where one blew up in these steps and the other did not."""
+    losses, right = np.array(one.train_loss[:EARLY]), np.array(other.train_loss[:EARLY])
+    steps = min(len(losses), len(right))
+    if _ends_apart(one, other):
+        return inf
+    return max(_most(_relative(losses[:steps], right[:steps])), _most(_evaluations(one, other)))
 
 
 def step_agreement(

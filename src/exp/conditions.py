@@ -49,9 +49,10 @@ def _torch_controlled(threads: int, operands: str, device: str) -> Iterator[dict
     try:
         # Streams, events and graphs that name no GPU are of the current one.
         current = torch.cuda.device(device) if device.startswith("cuda") else nullcontext()
-        with current, _tf32(operands == "tfloat32") as tf32, _autocast(operands == "bfloat16", device) as autocast:
+        precise = _tf32(operands == "tfloat32"), _autocast(operands == "bfloat16", device), _whole_sums()
+        with current, precise[0] as tf32, precise[1] as autocast, precise[2] as sums:
             deterministic = torch.are_deterministic_algorithms_enabled()
-            products = {"tf32": tf32, "autocast": autocast}
+            products = {"tf32": tf32, "autocast": autocast, "sums_in_bf16": sums}
             yield {"torch_threads": torch.get_num_threads(), **products, "deterministic": deterministic}
     finally:
         torch.set_num_threads(threads_before)
@@ -67,6 +68,22 @@ def _autocast(enabled: bool, device: str) -> Iterator[str | None]:
     # Without the cache: it would keep the casts of weights that an update has overwritten since.
     with torch.autocast(kind, dtype=torch.bfloat16, enabled=enabled, cache_enabled=False):
         yield str(torch.get_autocast_dtype(kind)).removeprefix("torch.") if torch.is_autocast_enabled(kind) else None
+
+
+@contextmanager
+def _whole_sums() -> Iterator[bool]:
+    """Sums of products of bfloat16 in float32. Yields whether cuBLAS may still add parts of a sum in bfloat16.
+
+    By default it may, and does so of one run at the tutorial's size: its gradients were 3 % from those of the run in a stack.
+    """
+    import torch
+
+    switch = torch.backends.cuda.matmul
+    before, switch.allow_bf16_reduced_precision_reduction = switch.allow_bf16_reduced_precision_reduction, False
+    try:
+        yield switch.allow_bf16_reduced_precision_reduction
+    finally:
+        switch.allow_bf16_reduced_precision_reduction = before
 
 
 @contextmanager
