@@ -88,17 +88,17 @@ class Program:
 
         first = self.experiments[0]
         size = first.training.batch_size or len(self.data[0].train.inputs)
-        shared = len({id(each) for each in self.data}) == 1
-        chosen = self.data[:1] if shared else self.data
+        one_set = len({id(each) for each in self.data}) == 1
+        chosen = self.data[:1] if one_set else self.data
         rows = [(each.train.inputs[:size], each.train.targets[:size]) for each in chosen]
-        x, y = (put(rows[0][part] if shared else np.stack([each[part] for each in rows]), self.place) for part in (0, 1))
+        x, y = (put(rows[0][part] if one_set else np.stack([each[part] for each in rows]), self.place) for part in (0, 1))
         stack, block = self._started(states), Block(int(states[0].count), 1)
         losses = get(stack.steps(x, y, block, self.place))[0]
         after = exported(stack, self.initial)
         members = self.random.permutation(len(states))[:MEMBERS].tolist()
         for run in members:
             alone = self._alone(run, states[run])
-            own_x, own_y = (put(array, self.place) for array in rows[0 if shared else run])
+            own_x, own_y = (put(array, self.place) for array in rows[0 if one_set else run])
             loss = get(alone.steps(own_x, own_y, block, self.place))[0]
             found = step_agreement(states[run], (losses[run], after[run]), (loss, alone.export()), *self._rounding(run))
             if not found.agrees and self._decides(run, states[run], own_x, own_y, (loss, alone.export())):

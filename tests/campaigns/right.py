@@ -145,7 +145,8 @@ class Configuration:
         widths = tuple(self.network.widths(self.x.shape[1], self.y.shape[1]))
         readers = (SGD(lr=1.0), Momentum(lr=1.0, momentum=0.5))
         classes, size = self.loss.needs_classes, self.training.batch_size
-        return Case(subject, precision, widths, classes, size, len(self.x), self.seed, readers)
+        lengths = self.training.lengths(len(self.x))
+        return Case(subject, precision, widths, classes, size, len(self.x), self.seed, readers, lengths)
 
     def verdict(self, method: Any, precision: str, device: str = "cpu", *, training: bool = True) -> Verdict:
         """The verdict on a method; the caller sets threads and precision."""

@@ -82,8 +82,8 @@ def judge_method(case: Case, judge: Judge) -> None:
 def judge_chain(case: Case, judge: Judge) -> None:
     """Steps from a conditioned state, in batches as configured, a ragged one among them; then steps of one size, as blocks too.
 
-    No two batches of a block are the same, and one method does two blocks of each length that the training has, of 2 and of
-    the longest: what is filled once and not again is seen, and what a loop leaves out at its end.
+    No two batches of a block are the same, and one method does two blocks of 2 and of each length that the training has, or one
+    of the longest: what is filled once and not again is seen, and what a loop leaves out at its end.
     """
     subject, rows, batched = case.subject, case.shape.rows, case.batch_size is not None
     if case.ragged >= rows:  # a ragged batch is smaller than the others, here too
@@ -104,7 +104,7 @@ def judge_chain(case: Case, judge: Judge) -> None:
     judge_block(judge, block, *judge_steps(judge, block, ()), blocks=2)
     left = BLOCK_OPERATIONS / (6 * rows * sum(value.size for value in params.values()))
     for length in dict.fromkeys([LONGEST_BLOCK, *case.lengths]):
-        blocks = 2 if 2 * length <= left else 1
+        blocks = 2 if length in case.lengths and 2 * length <= left else 1
         if length < LONGEST_BLOCK and blocks == 1:  # it would take too long
             judge.remarks.append(f"blocks of {length} steps: not judged, for the sake of time")
             continue
