@@ -183,6 +183,14 @@ def test_a_training_has_its_verdict_and_the_next_one_does_not_judge_again(here: 
     assert remembered(tmp_path) == known
 
 
+def test_a_training_whose_state_counts_other_than_its_steps_says_so(here: Here, theirs: Path) -> None:
+    done = here("--config-dir", str(theirs), "method=uncounted", "tracker=none", *SMALL, "training.steps=7").ok()
+    assert (
+        "the method's state counts 0 updates after 7 steps: some were left out, or not counted; task=verify says which"
+        in done.lines
+    )
+
+
 def test_a_verdict_is_not_that_of_other_code_or_another_precision(
     tmp_path: Path, theirs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
