@@ -561,9 +561,12 @@ def test_a_mistake_in_a_launcher_is_one_line(word: str, start: str, tmp_path: Pa
 # Odd machines, odd moments
 
 
-def test_a_system_that_does_not_tell_which_cores_it_gives_sweeps_too(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_that_does_not_tell_which_cores_it_gives_sweeps_too(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
     here("-m", *QUIET, "seed=0,1").ok()
+    assert {*finished(tmp_path)} == {"seed=0", "seed=1"}
 
 
 def test_a_run_whose_folder_is_removed_while_the_sweep_goes_on_is_over(

@@ -49,8 +49,12 @@ def _torch_controlled(threads: int, operands: str, device: str) -> Iterator[dict
     try:
         # Streams, events and graphs that name no GPU are of the current one.
         current = torch.cuda.device(device) if device.startswith("cuda") else nullcontext()
-        precise = _tf32(operands == "tfloat32"), _autocast(operands == "bfloat16", device), _whole_sums()
-        with current, precise[0] as tf32, precise[1] as autocast, precise[2] as sums:
+        with (
+            current,
+            _tf32(operands == "tfloat32") as tf32,
+            _autocast(operands == "bfloat16", device) as autocast,
+            _whole_sums() as sums,
+        ):
             deterministic = torch.are_deterministic_algorithms_enabled()
             products = {"tf32": tf32, "autocast": autocast, "sums_in_bf16": sums}
             yield {"torch_threads": torch.get_num_threads(), **products, "deterministic": deterministic}

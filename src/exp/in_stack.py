@@ -27,7 +27,7 @@ class InStack(Method):
 
     def start(self, formulas: Formulas, state: State, place: Place) -> None:
         optimizers = [_other(formulas.optimizer, run) for run in range(RUNS)]
-        states = [state.map(lambda array, run=run: _scaled(array, 1 + (RUNS - 1 - run) / 64)) for run in range(RUNS)]
+        states = [state.map(lambda array, run=run: scaled(array, 1 + (RUNS - 1 - run) / 64)) for run in range(RUNS)]
         self.place, self.running = place, replace(self.inner)  # type: ignore[type-var]  # every method is a dataclass
         self.running.start(replace(formulas, constants=shared(stack_constants(optimizers))), stack_states(states), place)
 
@@ -59,5 +59,6 @@ def _other(optimizer: Optimizer, run: int) -> Optimizer:
     return replace(optimizer, **{n: [share * v for v in value] if n == "betas" else share * value for n, value in own.items()})
 
 
-def _scaled(array: np.ndarray, by: float) -> np.ndarray:
+def scaled(array: np.ndarray, by: float) -> np.ndarray:
+    """Floating-point numbers times `by`, in their type; integers as they are."""
     return array if array.dtype.kind != "f" else array * array.dtype.type(by)

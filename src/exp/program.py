@@ -14,7 +14,7 @@ from exp.loop import exported, train
 from exp.methods.base import Block, Formulas, Method, Wrapper
 from exp.optimizers import shared, stack_constants
 from exp.problems import Data
-from exp.seeds import Generator, unforeseen
+from exp.seeds import unforeseen
 from exp.state import State, stack_states
 
 if TYPE_CHECKING:
@@ -35,11 +35,11 @@ class Disagreement(Exception):
 
 class Program:
     """Runs that differ in numbers only (`exp.fusion` says which), on their data. Of several each is compared with itself
-    alone: MEMBERS of them in a step, one in its whole training, drawn by `random`."""
+    alone: MEMBERS of them in a step, and the run `compared` in its whole training, both drawn at random."""
 
-    def __init__(self, experiments: Sequence[Experiment], data: Sequence[Data], random: Generator | None = None):
+    def __init__(self, experiments: Sequence[Experiment], data: Sequence[Data]):
         self.experiments, self.data = experiments, data
-        self.random = random or unforeseen()
+        self.random = unforeseen()
         self.compared = int(self.random.integers(len(experiments)))
 
     def start(self, device: Device) -> list[State]:
@@ -66,13 +66,12 @@ class Program:
         """The growing curves of the runs, after every block. Raises `Disagreement` for several, after the first step."""
         loss = self.experiments[0].loss
         trainings = [run.training for run in self.experiments]
-        begun = False
+        begun = len(self.experiments) == 1  # what is alone is compared with nothing
         for curves in train(self.method, self.initial, trainings, self.data, loss, self.place):
             if not begun:
                 begun, states = True, self.export()
                 self.first_step = states[self.compared]
-                if len(states) > 1:
-                    self._compare_steps(states)
+                self._compare_steps(states)
             yield curves
 
     def export(self) -> list[State]:
@@ -160,8 +159,12 @@ class Program:
         alone.start(device)
         if state is not None:
             alone.method = alone._started([state])
-        *_, (curve,) = alone.train()
-        return curve, alone.first_step
+        curves = alone.train()
+        (curve,) = next(curves)
+        (first_step,) = alone.export()
+        for _ in curves:  # the curve grows
+            pass
+        return curve, first_step
 
     def _rounding(self, run: int) -> tuple["Arithmetic", int]:
         """The arithmetic of a run, and how many terms are summed from one end of its network to the other."""

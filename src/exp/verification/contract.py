@@ -15,7 +15,7 @@ import numpy as np
 
 from exp.arrays import get
 from exp.conditions import controlled
-from exp.in_stack import InStack
+from exp.in_stack import RUNS, InStack, scaled
 from exp.methods.base import Block, Formulas
 from exp.seeds import generator
 from exp.state import State, stack_states
@@ -27,7 +27,6 @@ from exp.verification.reads import reads
 from exp.verification.subject import Subject, visible
 from exp.verification.verdict import concluded
 
-RUNS = 3
 STEPS = 4
 
 
@@ -154,7 +153,7 @@ def trains_stacks(case: Case, start: Start, conditions: tuple[Any, ...]) -> str:
     if not subject.method.stacks:
         raise Limit("has a state of its own, so it trains one run at a time")
     optimizers = [replace(start.optimizer, lr=start.optimizer.lr * (1 + run / 4)) for run in range(RUNS)]
-    states = [start.state.map(lambda value, run=run: _scaled(value, 1 + run / 64)) for run in range(RUNS)]
+    states = [start.state.map(lambda value, run=run: scaled(value, 1 + run / 64)) for run in range(RUNS)]
     method = replace(subject.method)
     each = [optimizer.constants() for optimizer in optimizers]
     constants = {key: np.array([numbers[key] for numbers in each]) for key in each[0]}
@@ -185,10 +184,6 @@ def trains_stacks(case: Case, start: Start, conditions: tuple[Any, ...]) -> str:
     if judge.wrong:
         raise Broken(f"a run in a stack is {concluded(stacked, judge).line}")
     return f"{RUNS} runs stacked are the {RUNS} single runs, and one of them is equivalent too"
-
-
-def _scaled(value: np.ndarray, factor: float) -> np.ndarray:
-    return (value * factor).astype(value.dtype) if value.dtype.kind == "f" else value
 
 
 def never_waits(case: Case, start: Start, conditions: tuple[Any, ...]) -> str:
